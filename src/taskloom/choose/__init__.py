@@ -1,0 +1,1 @@
+"""Who helps this target: rankings of experts, with reasons."""

@@ -1,0 +1,1 @@
+"""Transferability scores, one file each: ``score(features (N, D), labels (N,)) -> float``."""

@@ -1,0 +1,1 @@
+"""Whatever needs gradients: heads and experts."""

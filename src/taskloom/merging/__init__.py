@@ -1,0 +1,1 @@
+"""Merging in weight space: the executor and one file per published method."""

@@ -1,0 +1,154 @@
+"""One table of everything that has a name: merging methods, scores, metrics, data sources.
+
+A function is registered where it is written. Its signature is the schema of its options: the plan,
+the command line and the reference pages are generated from it, so none of them can go stale.
+
+>>> @register("merge", paper="Nobody 1999, eq. 0")
+... def halve(*, factor: float = 0.5) -> None:
+...     '''Halve the mean task vector.'''
+>>> entry = get("merge", "halve")
+>>> entry.summary, entry.validate({"factor": 0.25})
+('Halve the mean task vector.', {'factor': 0.25})
+>>> entry.validate({"facter": 1})
+Traceback (most recent call last):
+...
+taskloom.errors.PlanError: halve: unknown option 'facter': did you mean 'factor'? Options: factor
+>>> _ = _TABLE.pop(("merge", "halve"))
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from taskloom.errors import PlanError, UnknownName, nearest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: family -> package whose modules register entries of that family when imported
+ROOMS: dict[str, str] = {
+    "merge": "taskloom.merging.methods",
+    "score": "taskloom.choose.scores",
+    "train": "taskloom.learn.methods",
+    "metric": "taskloom.evaluation.metrics",
+    "source": "taskloom.evaluation.sources",
+}
+#: what a reader calls a member of the family, for messages
+KINDS: dict[str, str] = {
+    "merge": "merging method",
+    "score": "transferability score",
+    "train": "training method",
+    "metric": "metric",
+    "source": "data source",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One registered function and what a user needs to know before calling it."""
+
+    family: str
+    name: str
+    function: Callable[..., Any] = field(repr=False)
+    paper: str = ""
+    needs: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    @cached_property
+    def schema(self) -> type[BaseModel]:
+        """Pydantic model of the keyword-only options, made from the signature."""
+        hints = typing.get_type_hints(self.function, include_extras=True)
+        fields: dict[str, Any] = {}
+        for name, parameter in inspect.signature(self.function).parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                default = ... if parameter.default is parameter.empty else parameter.default
+                fields[name] = (hints[name], default)
+        config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
+        return create_model(self.name, __config__=config, **fields)
+
+    def validate(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Check ``options`` against the signature; return them with types coerced.
+
+        Raises
+        ------
+        PlanError
+            An unknown option (with the nearest right one) or a value out of range.
+        """
+        known = self.schema.model_fields
+        for key in options:
+            if key not in known:
+                guess = nearest(key, known)
+                did = f"did you mean {guess!r}? " if guess else ""
+                listed = ", ".join(known) or "none"
+                raise PlanError(f"{self.name}: unknown option {key!r}: {did}Options: {listed}")
+        try:
+            model = self.schema(**options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise PlanError(
+                f"{self.name}: option {where!r} is {first['input']!r}, but {first['msg'].lower()}"
+            ) from None
+        return {key: getattr(model, key) for key in options}
+
+
+_TABLE: dict[tuple[str, str], Entry] = {}
+
+
+def register(
+    family: str, *, name: str | None = None, paper: str = "", needs: tuple[str, ...] = ()
+) -> Callable[[F], F]:
+    """Register the decorated function under its own name (or ``name``) in ``family``."""
+
+    def decorate(function: F) -> F:
+        key = (family, name or function.__name__)
+        if key in _TABLE and _TABLE[key].function.__module__ != function.__module__:
+            raise ValueError(f"{KINDS[family]} {key[1]!r} is registered twice")
+        _TABLE[key] = Entry(family, key[1], function, paper, needs)
+        return function
+
+    return decorate
+
+
+@lru_cache
+def _discover(family: str) -> None:
+    try:
+        package = importlib.import_module(ROOMS[family])
+    except ModuleNotFoundError as error:
+        if error.name and ROOMS[family].startswith(error.name):
+            return
+        raise
+    for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for point in entry_points(group=f"taskloom.{family}"):
+        point.load()
+
+
+def entries(family: str | None = None) -> list[Entry]:
+    """Everything registered, sorted by family and name; imports the rooms that hold it."""
+    for each in [family] if family else ROOMS:
+        _discover(each)
+    found = [e for e in _TABLE.values() if family in (None, e.family)]
+    return sorted(found, key=lambda e: (list(ROOMS).index(e.family), e.name))
+
+
+def get(family: str, name: str) -> Entry:
+    """Return the entry, or raise `UnknownName` with the nearest registered name."""
+    _discover(family)
+    entry = _TABLE.get((family, name))
+    if entry is None:
+        raise UnknownName(KINDS[family], name, [e.name for e in entries(family)])
+    return entry

@@ -1,0 +1,1 @@
+"""Plan, lock, ledger, pipeline, report: the rooms strung together."""
