@@ -1,5 +1,37 @@
-"""Pure tensor maths: the contract, the primitives, exact order statistics. No files, no method names."""
+"""Pure tensor maths: the contract, the primitives, exact order statistics. No files, no methods."""
 
+from taskloom.algebra.combine import (
+    Scalar,
+    Weights,
+    interpolate_sphere,
+    mean,
+    optionally,
+    scale,
+    total,
+    weigh,
+)
 from taskloom.algebra.core import Chain, Grain, Measure, Stack, Step, chain
+from taskloom.algebra.resolve import elect
+from taskloom.algebra.sparsify import Scope, cut, drop, keep
 
-__all__ = ["Chain", "Grain", "Measure", "Stack", "Step", "chain"]
+__all__ = [
+    "Chain",
+    "Grain",
+    "Measure",
+    "Scalar",
+    "Scope",
+    "Stack",
+    "Step",
+    "Weights",
+    "chain",
+    "cut",
+    "drop",
+    "elect",
+    "interpolate_sphere",
+    "keep",
+    "mean",
+    "optionally",
+    "scale",
+    "total",
+    "weigh",
+]

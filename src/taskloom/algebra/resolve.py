@@ -1,0 +1,51 @@
+"""Steps that settle conflicts between experts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from taskloom.algebra.combine import Weights, resolve_weights
+from taskloom.algebra.core import Measure, Stack, Step
+
+Tie = Literal["zero", "plus", "majority"]
+
+
+def elect(tie: Tie = "zero", weights: Weights | None = None) -> Step:
+    """Elect a sign for every entry by the sum over experts; zero what disagrees with it.
+
+    Parameters
+    ----------
+    tie
+        What an exact tie (sum 0) elects: ``"zero"`` nothing, so that every entry there becomes 0;
+        ``"plus"`` the positive sign; ``"majority"`` the sign most entries of the model elected
+        (negative if that too is a tie), which costs one more read.
+    weights
+        Multiply the ballots, one per expert; the values that pass are left as they are.
+    """
+
+    def ballots(stack: Stack) -> Tensor:
+        values = stack.values.detach()
+        if weights is None:
+            return values
+        w = resolve_weights(weights, stack.experts, values).detach()
+        return values * w.reshape(-1, *[1] * (values.ndim - 1))
+
+    def apply(stack: Stack, majority: float | None) -> Stack:
+        cast = torch.sign(ballots(stack))
+        sign = torch.sign(ballots(stack).sum(0))
+        if tie != "zero":
+            tied = 1.0 if majority is None else majority
+            sign = torch.where(sign == 0, torch.full_like(sign, tied), sign)
+        return stack.with_values(stack.values * (cast == sign))
+
+    if tie != "majority":
+        return Step("elect" if tie == "zero" else f"elect(tie {tie})", apply)
+
+    def see(acc: int, stack: Stack) -> int:
+        return acc + int(torch.sign(ballots(stack).sum(0)).sum(dtype=torch.float64))
+
+    measure = Measure(1, lambda round_, previous: 0, see, lambda acc: 1.0 if acc > 0 else -1.0)
+    return Step("elect(tie majority)", apply, measure=measure)

@@ -1,0 +1,36 @@
+"""Model Breadcrumbs: mask the outliers and the tiny changes of each row."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from taskloom.algebra import Chain, Scalar, Weights, chain, cut, keep, optionally, total
+from taskloom.algebra import scale as scaled
+from taskloom.registry import register
+
+
+@register(
+    "merge",
+    paper="Davari and Belilovsky, Model Breadcrumbs, ECCV 2024, eq. 1-3",
+    needs=("base", "experts"),
+)
+def breadcrumbs(
+    *,
+    remove: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    density: Annotated[float, Field(ge=0, le=1)] = 0.2,
+    scale: Scalar = 0.4,
+    weights: Weights | None = None,
+    scope: Literal["row", "tensor"] = "row",
+) -> Chain:
+    """Cut the largest changes of every row, keep the next largest, add up what is left.
+
+    Of a row of n entries ``int(n * remove)`` of largest magnitude are cut, then ``int(n * density)``
+    are kept. ``theta = theta_0 + scale * sum_t tau_t``. Defaults are those of the released README.
+
+    The paper's symbols count the masked shares (gamma on top, beta below), the released code and we
+    count removed and kept ones. mergekit ranks whole tensors (``scope="tensor"``) and loses every
+    tensor in which ``int(n * remove)`` is 0; we do not copy that.
+    """
+    return chain(cut(remove, scope), keep(density, scope), optionally(weights), total(), scaled(scale))

@@ -1,0 +1,67 @@
+"""A named chain with its numbers: what is merged, written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from taskloom import registry
+from taskloom.algebra import Chain
+from taskloom.errors import PlanError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A merging method and the options it is run with; immutable.
+
+    Examples
+    --------
+    >>> recipe = Recipe.of("ties", density=0.1)
+    >>> print(recipe.chain)
+    keep(0.1, model) -> elect -> mean(kept) -> scale(1)
+    >>> recipe.chain.reads
+    3
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    chain: Chain = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, method: str, *, seed: int | None = None, **options: Any) -> Recipe:
+        """Look the method up, check its options, compose its chain.
+
+        Parameters
+        ----------
+        method
+            A registered name; see ``taskloom methods``.
+        seed
+            Handed to the method when it draws random numbers and ``options`` names no seed of its own.
+        **options
+            The method's options, checked against its signature.
+
+        Raises
+        ------
+        UnknownName, PlanError
+            A method or option that does not exist, or a value out of range.
+        """
+        entry = registry.get("merge", method)
+        if seed is not None and "seed" in entry.schema.model_fields:
+            options = {"seed": seed, **options}
+        checked = entry.validate(options)
+        try:
+            composed: Chain = entry.function(**checked)
+        except ValueError as error:
+            raise PlanError(f"{method}: {error}") from None
+        return cls(method, MappingProxyType(checked), composed)
+
+    def plain(self) -> dict[str, Any]:
+        """Return the options as JSON-ready data; a learned tensor is shown by its values."""
+        return {
+            name: value.detach().tolist() if isinstance(value, Tensor) else value
+            for name, value in self.options.items()
+        }
