@@ -54,13 +54,19 @@ KINDS: dict[str, str] = {
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One registered function and what a user needs to know before calling it."""
+    """One registered function and what a user needs to know before calling it.
+
+    ``systems`` names the published systems (`taskloom.systems`) that the entry brings in full;
+    ``partly`` maps a system that it brings in part to what is missing.
+    """
 
     family: str
     name: str
     function: Callable[..., Any] = field(repr=False)
     paper: str = ""
     needs: tuple[str, ...] = ()
+    systems: tuple[str, ...] = ()
+    partly: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -109,7 +115,13 @@ _TABLE: dict[tuple[str, str], Entry] = {}
 
 
 def register(
-    family: str, *, name: str | None = None, paper: str = "", needs: tuple[str, ...] = ()
+    family: str,
+    *,
+    name: str | None = None,
+    paper: str = "",
+    needs: tuple[str, ...] = (),
+    systems: tuple[str, ...] = (),
+    partly: Mapping[str, str] | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function under its own name (or ``name``) in ``family``."""
 
@@ -117,7 +129,7 @@ def register(
         key = (family, name or function.__name__)
         if key in _TABLE and _TABLE[key].function.__module__ != function.__module__:
             raise ValueError(f"{KINDS[family]} {key[1]!r} is registered twice")
-        _TABLE[key] = Entry(family, key[1], function, paper, needs)
+        _TABLE[key] = Entry(family, key[1], function, paper, needs, systems, dict(partly or {}))
         return function
 
     return decorate
