@@ -1,0 +1,137 @@
+"""Rank the experts of a pool for one target by transferability scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from taskloom.errors import DataError, NumericalError
+from taskloom.progress import Progress, silent
+from taskloom.registry import Entry, get
+
+#: a registered score's name, alone or with options
+ScoreSpec = str | tuple[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One expert's place: ``rank`` 1 is best; places are distinct even when values are equal."""
+
+    expert: str
+    value: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All experts by one score, best first.
+
+    Attributes
+    ----------
+    score
+        Registered name of the score.
+    entries
+        Best first; experts with equal values stay in pool order.
+    seconds
+        Wall time of scoring all experts; extracting the features is not in it.
+    options
+        Options the score was called with, beyond its defaults.
+    """
+
+    score: str
+    entries: tuple[Ranked, ...]
+    seconds: float
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def best(self) -> str:
+        """Name of the expert ranked first."""
+        return self.entries[0].expert
+
+    def values(self, experts: Sequence[str]) -> list[float]:
+        """Return the score of each named expert, in the order of the names."""
+        found = {entry.expert: entry.value for entry in self.entries}
+        return [found[expert] for expert in experts]
+
+
+def rank(
+    features_by_expert: Mapping[str, ArrayLike],
+    labels: ArrayLike,
+    scores: Sequence[ScoreSpec],
+    *,
+    progress: Progress = silent,
+) -> list[Ranking]:
+    """Score every expert with every score; one `Ranking` per score, in the order given.
+
+    Parameters
+    ----------
+    features_by_expert
+        Expert name -> ``(N, D)`` features of the same N target examples, in pool order.
+    labels
+        ``(N,)`` integers.
+    scores
+        Registered names, or ``(name, options)``.
+    progress
+        Told after every expert and score.
+
+    Raises
+    ------
+    UnknownName, PlanError
+        A score that is not registered, or an option it does not have.
+    DataError
+        No experts or no scores; or data a score refuses (the message names the expert).
+    NumericalError
+        Features a score refuses, or a value that is not finite (the message names the expert).
+
+    Examples
+    --------
+    >>> good, bad = [[0, 0], [0, 1], [9, 0], [9, 1]], [[0, 1], [9, 0], [0, 0], [9, 1]]
+    >>> rank({"bad": bad, "good": good}, [0, 0, 1, 1], ["knn"])[0].best
+    'good'
+    """
+    if not features_by_expert or not scores:
+        raise DataError(
+            f"rank: expected at least one expert and one score, found "
+            f"{len(features_by_expert)} and {len(scores)}",
+            hint="Name the experts and scores to compare",
+        )
+    resolved = [_resolve(spec) for spec in scores]
+    total = len(resolved) * len(features_by_expert)
+    rankings: list[Ranking] = []
+    for entry, options in resolved:
+        started = time.perf_counter()
+        values: dict[str, float] = {}
+        for expert, features in features_by_expert.items():
+            values[expert] = _value(entry, options, expert, features, labels)
+            progress("rank experts", len(rankings) * len(features_by_expert) + len(values), total)
+        order = sorted(values, key=values.__getitem__, reverse=True)  # reverse keeps ties in order
+        ranked = tuple(Ranked(e, values[e], place) for place, e in enumerate(order, start=1))
+        seconds = time.perf_counter() - started
+        rankings.append(Ranking(entry.name, ranked, seconds, tuple(sorted(options.items()))))
+    return rankings
+
+
+def _resolve(spec: ScoreSpec) -> tuple[Entry, dict[str, Any]]:
+    name, options = (spec, {}) if isinstance(spec, str) else spec
+    entry = get("score", name)
+    return entry, entry.validate(options)
+
+
+def _value(
+    entry: Entry, options: Mapping[str, Any], expert: str, features: ArrayLike, labels: ArrayLike
+) -> float:
+    try:
+        value = float(entry.function(features, labels, **options))
+    except (DataError, NumericalError) as error:
+        raise type(error)(f"expert {expert!r}: {error}") from error
+    if not np.isfinite(value):
+        raise NumericalError(
+            f"expert {expert!r}: {entry.name} expected a finite value, found {value}",
+            hint="Check the features",
+        )
+    return value
