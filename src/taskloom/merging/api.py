@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from taskloom.errors import PlanError
-from taskloom.merging.executor import execute, plan_merge, reference
+from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.recipe import Recipe
 from taskloom.progress import Progress, silent
-from taskloom.store.checkpoint import Checkpoint, TensorInfo
-from taskloom.store.pool import open_pool
+from taskloom.store.checkpoint import TensorInfo
+from taskloom.store.open import Source
+from taskloom.store.pool import Expert, Pool, open_pool
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 from taskloom.store.writer import write_model
 
-#: whatever weights can be read from
-Source = Checkpoint | Mapping[str, Tensor] | nn.Module | str | Path
+#: experts in order, or by name
+Experts = Sequence[Source | Expert] | Mapping[str, Source | Expert]
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,18 @@ def _recipe(recipe: str | Recipe, seed: int | None, options: Mapping[str, Any]) 
     return recipe
 
 
+def _pool(
+    base: Source | None, experts: Experts, names: Sequence[str] | None, allow_pickle: bool
+) -> Pool:
+    if isinstance(experts, Mapping):
+        names = list(experts) if names is None else names
+        experts = list(experts.values())
+    return open_pool(base, experts, names=names, allow_pickle=allow_pickle)
+
+
 def merge(
     base: Source | None,
-    experts: Sequence[Source] | Mapping[str, Source],
+    experts: Experts,
     recipe: str | Recipe = "average",
     *,
     names: Sequence[str] | None = None,
@@ -110,16 +120,16 @@ def merge(
     >>> merge(base, [a, b], "task_arithmetic", scale=0.5)
     {'w': tensor([0.5000, 1.0000])}
     """
-    pool = open_pool(base, experts, names=names, allow_pickle=allow_pickle)
+    pool = _pool(base, experts, names, allow_pickle)
     plan = plan_merge(pool, _recipe(recipe, seed, options).chain)
     merged = dict(execute(plan, dtype=dtype, progress=progress))
-    aliases: Mapping[str, str] = getattr(reference(pool), "aliases", {})
+    aliases: Mapping[str, str] = getattr(pool.yardstick, "aliases", {})
     return merged | {alias: merged[name] for alias, name in aliases.items()}
 
 
 def merge_files(
     base: Source | None,
-    experts: Sequence[Source] | Mapping[str, Source],
+    experts: Experts,
     recipe: str | Recipe,
     output: str | Path,
     *,
@@ -143,9 +153,9 @@ def merge_files(
     """
     begun = time.perf_counter()
     chosen = _recipe(recipe, seed, options)
-    pool = open_pool(base, experts, names=names, allow_pickle=allow_pickle)
+    pool = _pool(base, experts, names, allow_pickle)
     plan = plan_merge(pool, chosen.chain)
-    source = reference(pool)
+    source = pool.yardstick
     merged = set(plan.parameters)
     infos = {
         name: TensorInfo(info.shape, dtype) if dtype and name in merged else info
@@ -165,7 +175,7 @@ def merge_files(
         method=chosen.method,
         options=chosen.plain(),
         composition=str(chosen.chain),
-        experts=tuple(expert.name for expert in pool.experts),
+        experts=pool.names,
         reads=plan.reads,
         bytes_read=plan.bytes_read,
         seconds=time.perf_counter() - begun,

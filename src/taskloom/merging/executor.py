@@ -16,7 +16,7 @@ from torch import Tensor
 from taskloom.algebra import Chain, Grain, Stack
 from taskloom.errors import CheckpointError, NumericalError, PlanError
 from taskloom.progress import Progress, silent
-from taskloom.store.checkpoint import Checkpoint, TensorInfo
+from taskloom.store.checkpoint import TensorInfo
 from taskloom.store.pool import Pool
 
 #: elements of one slice of one expert; 4 MB in float32, so that a stack of a few stays in cache
@@ -50,12 +50,7 @@ class MergePlan:
     @property
     def order(self) -> tuple[str, ...]:
         """Every output tensor, in the stored order of the base."""
-        return tuple(reference(self.pool).tensors)
-
-
-def reference(pool: Pool) -> Checkpoint:
-    """Return the checkpoint whose names, order and dtypes the output takes: base or first expert."""
-    return pool.base if pool.base is not None else pool.experts[0].checkpoint
+        return tuple(self.pool.tensors)
 
 
 def plan_merge(pool: Pool, chain: Chain) -> MergePlan:
@@ -70,7 +65,7 @@ def plan_merge(pool: Pool, chain: Chain) -> MergePlan:
     count = len(pool.experts)
     if count < low or (high is not None and count > high):
         wanted = f"exactly {low}" if low == high else f"at least {low}"
-        names = ", ".join(expert.name for expert in pool.experts) or "none"
+        names = ", ".join(pool.names)
         raise PlanError(
             f"{chain} is defined for {wanted} experts, but the pool has {count} ({names})",
             hint="Change the pool or take another method",
@@ -80,7 +75,7 @@ def plan_merge(pool: Pool, chain: Chain) -> MergePlan:
             f"{chain} works on task vectors and needs the base the experts were tuned from",
             hint="Give the base, or take a method that needs none, such as average",
         )
-    tensors = reference(pool).tensors
+    tensors = pool.tensors
     parameters = tuple(pool.parameters())
     sources = [e.checkpoint for e in pool.experts]
     if chain.space == "delta" and pool.base is not None:
@@ -120,7 +115,7 @@ def execute(
     ticks = _Ticks(progress, len(plan.parameters) * plan.reads)
     statistics = _measure(plan, ticks)
     merged = set(plan.parameters)
-    source = reference(plan.pool)
+    source = plan.pool.yardstick
     for name in plan.order:
         if name not in merged:
             yield name, source.read(name)
@@ -139,7 +134,7 @@ def execute(
 def _measure(plan: MergePlan, ticks: _Ticks) -> dict[int, Any]:
     """Run every barrier step's rounds; return the statistics by index of step."""
     statistics: dict[int, Any] = {}
-    tensors = reference(plan.pool).tensors
+    tensors = plan.pool.tensors
     first = True
     for index, step in enumerate(plan.chain.steps):
         if step.measure is None:
@@ -178,8 +173,7 @@ def _load(
         if check and not bool(torch.isfinite(base.detach().sum())):
             _refuse_nonfinite(base, name, f"the base ({pool.base.label if pool.base else ''})")
         values = values - base
-    names = tuple(expert.name for expert in pool.experts)
-    return base, Stack(name, values, names, start, info.numel)
+    return base, Stack(name, values, pool.names, start, info.numel)
 
 
 def _refuse_nonfinite(tensor: Tensor, name: str, owner: str) -> None:

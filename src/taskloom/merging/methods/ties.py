@@ -41,7 +41,6 @@ def ties(
     released = variant == "released"
     trim = keep(density, scope, extra=1 if released else 0) if density < 1 else chain()
     if variant == "mergekit":
-        vote = elect("plus", weights)
-    else:
-        vote = elect("majority" if released else "zero")
+        return chain(trim, elect("plus", weights), mean("kept", weights), scaled(scale))
+    vote = elect("majority" if released else "zero")
     return chain(trim, vote, mean("kept", weights), scaled(scale))
