@@ -1,0 +1,265 @@
+"""The pool: ordered, checked experts of one base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from taskloom.errors import CheckpointError, nearest
+from taskloom.store.checkpoint import Checkpoint, TensorInfo
+from taskloom.store.open import Source, open_checkpoint, source_name
+
+
+@dataclass(frozen=True)
+class Expert:
+    """A model that has learned one task, and where it comes from.
+
+    Attributes
+    ----------
+    name
+        Unique within a pool.
+    checkpoint
+        Its weights.
+    task
+        The task it was trained on, if known.
+    provenance
+        What else is known of its making; plain data.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    task: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Experts of one base, in order, with equal names, shapes and kinds of dtype.
+
+    Making one checks it; an existing pool is consistent.
+
+    Attributes
+    ----------
+    base
+        The weights all experts started from; None if unknown, then the first expert says which
+        tensors there are.
+    experts
+        At least one.
+
+    Raises
+    ------
+    CheckpointError
+        No experts, a name used twice, a tensor that is missing or extra, of another shape or
+        another kind of dtype. The message names expert, tensor, expected and found.
+    """
+
+    base: Checkpoint | None
+    experts: tuple[Expert, ...]
+
+    def __post_init__(self) -> None:
+        _check_names(self.experts)
+        yardstick, label = self.yardstick, self._yardstick_label
+        for name, info in yardstick.tensors.items():
+            dtype_class(info.dtype, where=f"{label}: tensor {name!r}")
+        for expert in self.experts:
+            if expert.checkpoint is not yardstick:
+                _check_fits(expert, yardstick.tensors, label)
+
+    def __len__(self) -> int:
+        return len(self.experts)
+
+    def __iter__(self) -> Iterator[Expert]:
+        return iter(self.experts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The experts' names, in order."""
+        return tuple(expert.name for expert in self.experts)
+
+    @property
+    def yardstick(self) -> Checkpoint:
+        """The checkpoint whose tensors all others must have: the base, or the first expert."""
+        return self.base if self.base is not None else self.experts[0].checkpoint
+
+    @property
+    def _yardstick_label(self) -> str:
+        if self.base is not None:
+            return f"base {self.base.label}"
+        return f"expert {self.experts[0].name!r}"
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Names, shapes and dtypes of the yardstick, in its order."""
+        return self.yardstick.tensors
+
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the floating-point tensors, which are merged, in the base's order."""
+        return tuple(n for n, info in self.tensors.items() if info.dtype.is_floating_point)
+
+    def passthrough(self) -> tuple[str, ...]:
+        """Names of the integer and boolean tensors, which are taken over from the base."""
+        return tuple(n for n, info in self.tensors.items() if not info.dtype.is_floating_point)
+
+    def expert(self, name: str) -> Expert:
+        """Return the expert of that name.
+
+        Raises
+        ------
+        CheckpointError
+            There is none; the message offers the nearest name.
+        """
+        for expert in self.experts:
+            if expert.name == name:
+                return expert
+        guess = nearest(name, self.names)
+        raise CheckpointError(
+            f"there is no expert {name!r} in the pool",
+            hint=f"Did you mean {guess!r}?" if guess else f"There are: {', '.join(self.names)}",
+        )
+
+
+def open_pool(
+    base: Source | None,
+    experts: Sequence[Source | Expert],
+    *,
+    names: Sequence[str] | None = None,
+    allow_pickle: bool = False,
+) -> Pool:
+    """Open a base and its experts and check that they belong together.
+
+    Parameters
+    ----------
+    base
+        What all experts started from (anything `open_checkpoint` opens), or None.
+    experts
+        Directories, files, hub ids, adapters, state dicts, modules, or `Expert` objects.
+    names
+        One name per expert. By default an `Expert` keeps its own, a path or hub id gives its last
+        part, and weights in memory are called ``expert-1``, ``expert-2``, ...
+    allow_pickle
+        Also open pickled weights.
+
+    Raises
+    ------
+    CheckpointError
+        Something cannot be opened or does not belong; see `Pool`.
+    SourceUnreachable
+        A hub id that is neither cached nor reachable.
+    """
+    if isinstance(experts, str | Mapping):
+        raise CheckpointError(
+            f"expected a list of experts, found one {type(experts).__name__}",
+            hint="Put the experts into a list",
+        )
+    if names is not None and len(names) != len(experts):
+        raise CheckpointError(
+            f"expected one name per expert ({len(experts)}), found {len(names)}",
+            hint="Give as many names as experts",
+        )
+    opened = None if base is None else open_checkpoint(base, allow_pickle=allow_pickle)
+    chosen = list(names) if names is not None else _default_names(experts)
+    members = []
+    for name, source in zip(chosen, experts, strict=True):
+        if isinstance(source, Expert):
+            members.append(Expert(name, source.checkpoint, source.task, source.provenance))
+        else:
+            checkpoint = open_checkpoint(source, base=opened, allow_pickle=allow_pickle)
+            members.append(Expert(name, checkpoint))
+    return Pool(opened, tuple(members))
+
+
+def dtype_class(dtype: torch.dtype, *, where: str) -> str:
+    """Return ``float``, ``integer`` or ``boolean``.
+
+    Raises
+    ------
+    CheckpointError
+        A complex dtype, which no method merges.
+
+    >>> dtype_class(torch.bfloat16, where="w"), dtype_class(torch.int64, where="w")
+    ('float', 'integer')
+    """
+    if dtype.is_complex:
+        raise CheckpointError(
+            f"{where}: expected floating-point, integer or boolean numbers, found {dtype}",
+            hint="Store real and imaginary part as two tensors",
+        )
+    if dtype.is_floating_point:
+        return "float"
+    return "boolean" if dtype == torch.bool else "integer"
+
+
+def _default_names(experts: Sequence[Source | Expert]) -> list[str]:
+    """Last parts of paths; where two agree, as much of the path as was given."""
+    short = [
+        source.name if isinstance(source, Expert) else source_name(source) or f"expert-{number}"
+        for number, source in enumerate(experts, start=1)
+    ]
+    return [
+        str(source) if short.count(name) > 1 and source_name(source) else name
+        for name, source in zip(short, experts, strict=True)
+    ]
+
+
+def _check_names(experts: Sequence[Expert]) -> None:
+    if not experts:
+        raise CheckpointError(
+            "the pool is empty: expected at least one expert", hint="Name one or more experts"
+        )
+    seen: set[str] = set()
+    for expert in experts:
+        if not expert.name:
+            raise CheckpointError("an expert has an empty name", hint="Give every expert a name")
+        if expert.name in seen:
+            raise CheckpointError(
+                f"two experts are called {expert.name!r}", hint="Give each expert its own name"
+            )
+        seen.add(expert.name)
+
+
+def _check_fits(expert: Expert, expected: Mapping[str, TensorInfo], label: str) -> None:
+    found = expert.checkpoint.tensors
+    if list(found) != list(expected):
+        _check_keys(expert, expected, label)
+    for name, info in expected.items():
+        other = found[name]
+        who = f"expert {expert.name!r} ({expert.checkpoint.label}): tensor {name!r}"
+        if other.shape != info.shape:
+            raise CheckpointError(
+                f"{who}: expected shape {list(info.shape)} as in {label}, found {list(other.shape)}",
+                hint="Only models of one architecture and vocabulary can be pooled",
+            )
+        if other.dtype != info.dtype:
+            wanted, got = (dtype_class(each.dtype, where=who) for each in (info, other))
+            if wanted != got:
+                raise CheckpointError(
+                    f"{who}: expected a dtype of the kind {wanted} as in {label} ({info.dtype}), "
+                    f"found {other.dtype}",
+                    hint="Convert the expert to the base's dtype",
+                )
+
+
+def _check_keys(expert: Expert, expected: Mapping[str, TensorInfo], label: str) -> None:
+    found = expert.checkpoint.tensors
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    who = f"expert {expert.name!r} ({expert.checkpoint.label})"
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        guess = nearest(missing[0], extra)
+        near = f"; the nearest name it has is {guess!r}" if guess else ""
+        raise CheckpointError(
+            f"{who}: tensor {missing[0]!r}{more}: expected as in {label}, found none{near}",
+            hint="Pool only experts of this base, saved by the same class of model",
+        )
+    if extra:
+        more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
+        raise CheckpointError(
+            f"{who}: tensor {extra[0]!r}{more}: found, but expected none as in {label}",
+            hint="Pool only experts of this base, saved by the same class of model; "
+            "a head belongs beside the encoder",
+        )
