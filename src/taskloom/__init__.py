@@ -1,3 +1,50 @@
-"""Taskloom: choose, combine, check and hand over what models learned on other tasks."""
+"""Taskloom: choose, combine, check and hand over what models learned on other tasks.
+
+The names below are the library; each is imported from its room on first use, so that
+``import taskloom`` costs nothing.
+
+>>> import taskloom
+>>> taskloom.methods("metric")[0]["name"]
+'accuracy'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskloom.catalogue import methods as methods
+    from taskloom.catalogue import tasks as tasks
+    from taskloom.errors import TaskloomError as TaskloomError
+    from taskloom.merging.api import merge as merge
+    from taskloom.merging.api import merge_files as merge_files
+    from taskloom.store.pool import open_pool as pool
 
 __version__ = "0.1.0"
+
+#: public name -> module and attribute
+_EXPORTS: dict[str, tuple[str, str]] = {
+    "TaskloomError": ("taskloom.errors", "TaskloomError"),
+    "merge": ("taskloom.merging.api", "merge"),
+    "merge_files": ("taskloom.merging.api", "merge_files"),
+    "methods": ("taskloom.catalogue", "methods"),
+    "pool": ("taskloom.store.pool", "open_pool"),
+    "tasks": ("taskloom.catalogue", "tasks"),
+}
+
+__all__ = ["TaskloomError", "__version__", "merge", "merge_files", "methods", "pool", "tasks"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'taskloom' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _EXPORTS[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

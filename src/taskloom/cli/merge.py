@@ -1,0 +1,80 @@
+"""``taskloom merge``: merge experts into one model on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import taskloom
+from taskloom.cli import options, output
+from taskloom.cli.listen import listening
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+@options.verb(
+    "merge",
+    example=(
+        "taskloom merge --base models/base --expert out/spam --expert out/trec6 \\\n"
+        "  --method ties --set density=0.2 --set scale=1 -o out/merged"
+    ),
+)
+@click.option("--base", metavar="PATH|HUB_ID", help="Directory or hub id[@revision].")
+@options.experts
+@click.option("--method", required=True, help="A name that 'taskloom methods' lists.")
+@options.settings
+@options.output
+@click.option("--seed", type=int, help="Seed, for methods that draw random numbers.")
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--dtype", type=click.Choice(DTYPES), help="Of the merged tensors; else the base's.")
+@options.allow_pickle
+@options.as_json
+def command(
+    base: str | None,
+    experts: tuple[str, ...],
+    method: str,
+    settings: tuple[str, ...],
+    output_path: Path,
+    seed: int | None,
+    force: bool,
+    dtype: str | None,
+    allow_pickle: bool,
+    as_json: bool,
+) -> None:
+    """Merge experts of one base into a directory that from_pretrained loads.
+
+    Methods that work on whole weights (average, slerp) need no base.
+    """
+    values = options.parsed(settings)
+    sources, names = options.named(experts)
+    with listening() as progress:
+        report = taskloom.merge_files(
+            base,
+            sources,
+            method,
+            output_path,
+            names=names,
+            seed=seed,
+            dtype=_torch_dtype(dtype),
+            overwrite=force,
+            allow_pickle=allow_pickle,
+            progress=progress,
+            **values,
+        )
+    if as_json:
+        output.print_json(report)
+        return
+    click.echo(
+        f"{report.path}: {method} of {len(sources)} experts ({report.composition}); "
+        f"{report.reads} reads, {report.bytes_read / 1e6:.1f} MB read, {report.seconds:.1f} s, "
+        f"peak memory {report.peak_memory_bytes / 1e6:.0f} MB"
+    )
+
+
+def _torch_dtype(name: str | None) -> object:
+    if name is None:
+        return None
+    import torch
+
+    return getattr(torch, name)

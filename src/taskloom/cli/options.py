@@ -1,0 +1,109 @@
+"""Options that several verbs share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from taskloom.errors import PlanError
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of every draw.")
+base = click.option(
+    "--base", required=True, metavar="PATH|HUB_ID", help="Directory or hub id[@revision]."
+)
+experts = click.option(
+    "--expert",
+    "experts",
+    multiple=True,
+    required=True,
+    metavar="[NAME=]PATH",
+    help="Directory, adapter directory or hub id of an expert; repeat for each.",
+)
+settings = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="Option of the method, the value in YAML; repeat for each.",
+)
+allow_pickle = click.option(
+    "--allow-pickle", is_flag=True, help="Permit pickled weights (read with weights_only)."
+)
+output = click.option(
+    "-o",
+    "--output",
+    "output_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Directory to write.",
+)
+
+
+def verb(name: str, *, example: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command whose help ends with an example, printed as it is written."""
+    lines = "\n".join(f"  {line}" for line in example.split("\n"))
+    return click.command(name, epilog=f"\b\nExample:\n{lines}")
+
+
+def pool_options(command: C) -> C:
+    """Add ``--base`` and ``--expert``."""
+    return base(experts(command))
+
+
+def named(specs: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Split ``[NAME=]PATH`` words into sources and names; None if none has a name.
+
+    Where some have names, the others are called after the last part of their path. A word that
+    is a path as it stands is a path, equals sign or not.
+
+    >>> named(["a/sst2", "b/trec"])
+    (['a/sst2', 'b/trec'], None)
+    >>> named(["mood=a/sst2", "b/trec"])
+    (['a/sst2', 'b/trec'], ['mood', 'trec'])
+    """
+    sources, names = [], []
+    for spec in specs:
+        name, equals, path = spec.partition("=")
+        if not equals or Path(spec).exists():
+            name, path = "", spec
+        elif not name or not path:
+            raise PlanError(f"{spec!r} is neither a path nor NAME=PATH")
+        sources.append(path)
+        names.append(name)
+    if not any(names):
+        return sources, None
+    return sources, [name or Path(path).name for name, path in zip(names, sources, strict=True)]
+
+
+def parsed(settings: Sequence[str]) -> dict[str, Any]:
+    """Read ``OPTION=VALUE`` words, the values as YAML.
+
+    >>> parsed(["density=0.2", "weights=[1, 2]", "scope=model"])
+    {'density': 0.2, 'weights': [1, 2], 'scope': 'model'}
+
+    Raises
+    ------
+    PlanError
+        A word without an equals sign, a value that is not YAML, an option set twice.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for setting in settings:
+        option, equals, value = setting.partition("=")
+        if not equals or not option:
+            raise PlanError(f"--set {setting!r} is not OPTION=VALUE", hint="Write density=0.2")
+        if option in found:
+            raise PlanError(f"--set gives the option {option!r} twice")
+        try:
+            found[option] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = getattr(error, "problem", None) or "malformed"
+            raise PlanError(f"--set {option}: the value {value!r} is not YAML: {reason}") from None
+    return found
