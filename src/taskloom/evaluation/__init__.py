@@ -1,1 +1,1 @@
-"""Tasks, data, metrics, intervals, the guard: what is true of a model, with n."""
+"""Tasks, metrics and honest scores: what a task is, where its data comes from, how it is judged."""

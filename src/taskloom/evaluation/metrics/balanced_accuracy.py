@@ -1,0 +1,23 @@
+"""Balanced accuracy."""
+
+from __future__ import annotations
+
+import warnings
+
+from taskloom.evaluation.confusion import Labels, sklearn_metrics
+from taskloom.registry import register
+
+
+@register("metric")
+def balanced_accuracy(labels: Labels, predictions: Labels) -> float:
+    """Mean over the classes that occur among the labels of their recall, in [0, 1].
+
+    >>> import numpy as np
+    >>> round(balanced_accuracy(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0])), 4)
+    0.8333
+    """
+    metrics = sklearn_metrics()
+    with warnings.catch_warnings():
+        # a class that is predicted but never true is no reason to warn: recall ignores it
+        warnings.simplefilter("ignore", UserWarning)
+        return float(metrics.balanced_accuracy_score(labels, predictions))
