@@ -6,43 +6,39 @@ an error that offers the nearest right one.
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from taskloom import registry
-from taskloom.errors import PlanError, nearest
+from taskloom.errors import PlanError
+from taskloom.evaluation.strict import Strict, parse
+from taskloom.evaluation.task import Subset, check_overlaps, get_task
+from taskloom.learn.options import TrainOptions
 from taskloom.store.cache import canonical_digest
 from taskloom.store.packages import PackageRef
 
 
-class Section(BaseModel):
-    """A part of a plan; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PackagedModel(Section):
+class PackagedModel(Strict):
     """A model directory inside a hash-pinned package."""
 
     package: PackageRef
     directory: str = Field(description="Folder inside the package that holds config and weights.")
 
 
-class BuiltModel(Section):
+class BuiltModel(Strict):
     """A small encoder made from nothing: initialised from the seed, pretrained on one task."""
 
     build: dict[str, Any] = Field(description="Architecture, see the reference of models.build.")
     pretrain: str = Field(description="Task it is pretrained on.")
-    options: dict[str, Any] = Field(default={}, description="Training options of the pretraining.")
+    subset: Subset | None = Field(None, description="Part of that task's data, see tasks.")
+    options: dict[str, Any] = Field({}, description="Training options of the pretraining.")
 
 
-class Base(Section):
+class Base(Strict):
     """Where the base model comes from: exactly one of path, hub, packaged, built."""
 
     title: str = Field("", description="What the report calls it.")
@@ -60,7 +56,7 @@ class Base(Section):
         return self
 
 
-class Limits(Section):
+class Limits(Strict):
     """How much of every task is used; classes keep their shares."""
 
     train: int = Field(1000, ge=2)
@@ -68,7 +64,7 @@ class Limits(Section):
     test: int = Field(500, ge=2)
 
 
-class PoolItem(Section):
+class PoolItem(Strict):
     """One expert: trained on the task by the run, or given."""
 
     task: str = Field(description="Registered task or path of an annotation.")
@@ -76,19 +72,19 @@ class PoolItem(Section):
     limits: Limits | None = Field(None, description="Instead of the plan's limits.")
 
 
-class Target(Section):
+class Target(Strict):
     """A task with few labels that no expert was trained on."""
 
     task: str
     labels: int = Field(64, ge=4, description="Labelled examples, in total, that may be used.")
 
 
-class Merge(Section):
+class Merge(Strict):
     """One merging method to try, with fixed options and options swept on validation."""
 
     method: str
     name: str = ""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     sweep: dict[str, list[float]] = Field({}, max_length=1, description="One option and its settings.")
 
     @property
@@ -116,7 +112,7 @@ def _short_task(value: Any) -> Any:
 MergeItem = Annotated[Merge, BeforeValidator(_short_merge)]
 
 
-class Evaluation(Section):
+class Evaluation(Strict):
     """How models are run when they are scored."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -125,7 +121,7 @@ class Evaluation(Section):
     max_length: int = Field(64, ge=4, description="Tokens a text is cut to.")
 
 
-class Plan(Section):
+class Plan(Strict):
     """Everything a run does."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder.")
@@ -134,18 +130,18 @@ class Plan(Section):
     base: Base
     limits: Limits = Limits()
     pool: list[Annotated[PoolItem, BeforeValidator(_short_task)]] = Field(min_length=1)
-    targets: list[Annotated[Target, BeforeValidator(_short_task)]] = []
+    targets: list[Annotated[Target, BeforeValidator(_short_task)]] = Field([])
     train: dict[str, Any] = Field({}, description="Options of taskloom train.")
-    select: list[str] = ["h_score", "logme", "linear_probe", "knn"]
-    merge: list[MergeItem] = ["average"]  # type: ignore[list-item]  # validated like any other
+    select: list[str] = Field(
+        ["h_score", "logme", "linear_probe", "knn"], description="Transferability scores."
+    )
+    merge: list[MergeItem] = Field([Merge(method="average")], description="Methods to try.")
     evaluation: Evaluation = Evaluation()
     guard: Literal["strict", "warn"] = Field(
         "strict",
         description="strict: a merge that loses to the best single expert on validation is not "
         "handed over; warn: it is, with a warning.",
     )
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     @property
     def digest(self) -> str:
@@ -181,26 +177,20 @@ def load_plan(source: str | Path | Mapping[str, Any]) -> tuple[Plan, str]:
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         raise PlanError(f"plan {str(path)!r} is not valid YAML{place}: {problem}") from None
-    if not isinstance(content, Mapping):
-        raise PlanError(f"plan {str(path)!r} must be a mapping of keys, not {type(content).__name__}")
     return check_plan(content, f"plan {str(path)!r}"), text
 
 
 def check_plan(content: Mapping[str, Any], where: str) -> Plan:
     """Validate keys, values and every registered name of a plan."""
-    try:
-        plan = Plan.model_validate(dict(content))
-    except ValidationError as error:
-        raise PlanError(f"{where}: {explain(error, Plan)}") from None
+    plan = parse(Plan, content, where=where)
     _check_names(plan, where)
     return plan
 
 
 def _check_names(plan: Plan, where: str) -> None:
-    from taskloom.evaluation.task import get_task
-
-    for item in [*plan.pool, *plan.targets]:
-        get_task(item.task)
+    names = [*(item.task for item in plan.pool), *(target.task for target in plan.targets)]
+    check_overlaps([get_task(name) for name in names])
+    TrainOptions.parse(plan.train)
     for score in plan.select:
         registry.get("score", score)
     labels = [item.label for item in plan.merge]
@@ -220,39 +210,3 @@ def _check_names(plan: Plan, where: str) -> None:
         if target.task in tasks:
             message = f"{where}: target {target.task!r} is also a task of the pool"
             raise PlanError(message, hint="A target is a task no expert was trained on")
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Turn pydantic's first complaint into one sentence, with the nearest right key."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    where = ".".join(location)
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(model, location[:-1])
-        guess = nearest(location[-1], known)
-        did = f"did you mean {guess!r}? " if guess else ""
-        return f"unknown key {where!r}: {did}Known here: {', '.join(known)}"
-    if first["type"] == "missing":
-        return f"the key {where!r} is required"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where or 'the plan'}: {message[0].lower()}{message[1:]} (found {first['input']!r:.80})"
-
-
-def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Walk down a location of pydantic and return the field names known there."""
-    here: Any = model
-    for part in location:
-        if isinstance(here, type) and issubclass(here, BaseModel) and part in here.model_fields:
-            here = _inner_model(here.model_fields[part].annotation) or here
-    return list(here.model_fields)
-
-
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if typing.get_origin(annotation) in (list, dict, typing.Union, types.UnionType, Annotated):
-        for part in typing.get_args(annotation):
-            found = _inner_model(part)
-            if found:
-                return found
-    return None

@@ -7,6 +7,8 @@ not at all.
 
 from __future__ import annotations
 
+import fcntl
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +49,25 @@ class Workspace:
             ) from None
 
     @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the folder for this process; a second run into it is refused.
+
+        Raises
+        ------
+        OutputError
+            Another process is running into the folder.
+        """
+        with (self.path / ".running").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise OutputError(
+                    f"another run is writing into {str(self.path)!r}",
+                    hint="Wait for it, or choose another folder with --output",
+                ) from None
+            yield
+
+    @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Clock a stage."""
         begun = time.perf_counter()
@@ -82,8 +103,6 @@ class Workspace:
 
     def remember(self, kind: str, key: Any, compute: Callable[[], T]) -> T:
         """Return the stashed JSON value, or compute and stash it."""
-        import json
-
         path = self._entry(kind, key, ".json")
         if path.exists():
             self.count(kind, skipped=True)

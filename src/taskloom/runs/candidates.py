@@ -1,0 +1,119 @@
+"""Candidates: the base, every expert, every merge, each as weights that one encoder can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from taskloom.merging.executor import execute, plan_merge
+from taskloom.merging.recipe import Recipe
+from taskloom.runs.result import ModelRecord
+from taskloom.store.cache import canonical_digest
+from taskloom.store.checkpoint import Checkpoint
+from taskloom.store.pool import Pool
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may be reused.
+
+    Attributes
+    ----------
+    name
+        Unique within the run: ``base``, ``expert:<task>``, or the merge's label.
+    digest
+        Identifies the weights: their own digest, or for a merge that of its recipe and inputs.
+    weights
+        Gives the encoder's state dict; a merge is made when asked.
+    recipe
+        How it was merged, if it was.
+    """
+
+    name: str
+    kind: Literal["base", "expert", "merge"]
+    title: str
+    digest: str
+    weights: Callable[[], Weights]
+    task: str | None = None
+    recipe: Recipe | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self) -> ModelRecord:
+        """Return what the report says of it."""
+        recipe = self.recipe
+        return ModelRecord(
+            name=self.name,
+            kind=self.kind,
+            title=self.title,
+            method=recipe.method if recipe else None,
+            task=self.task,
+            options=recipe.plain() if recipe else {},
+            composition=str(recipe.chain) if recipe else "",
+            digest=self.digest,
+            **self.cost,
+        )
+
+
+def read_all(checkpoint: Checkpoint) -> Weights:
+    """Read every tensor of a checkpoint."""
+    return {name: checkpoint.read(name) for name in checkpoint.tensors}
+
+
+def singles(pool: Pool) -> list[Candidate]:
+    """Return the base and every expert as candidates."""
+    base = pool.yardstick
+    found = [Candidate("base", "base", "Base", base.digest(), partial(read_all, base))]
+    found += [
+        Candidate(
+            name=f"expert:{expert.name}",
+            kind="expert",
+            title=f"Expert {expert.name}",
+            digest=expert.checkpoint.digest(),
+            weights=partial(read_all, expert.checkpoint),
+            task=expert.task,
+        )
+        for expert in pool.experts
+    ]
+    return found
+
+
+def pool_digest(pool: Pool) -> str:
+    """Return the digest of base and experts, in order, with their names."""
+    members = [[e.name, e.checkpoint.digest()] for e in pool.experts]
+    return canonical_digest([pool.yardstick.digest(), members])
+
+
+def merge_digest(pool: Pool, recipe: Recipe) -> str:
+    """Return the digest of what a merge is made of; equal inputs and recipe, equal weights."""
+    return canonical_digest([pool_digest(pool), recipe.method, recipe.plain(), str(recipe.chain)])
+
+
+def merged(pool: Pool, recipe: Recipe, *, name: str, title: str) -> Candidate:
+    """Return a merge of the whole pool as a candidate; nothing is merged yet."""
+    plan = plan_merge(pool, recipe.chain)
+
+    def weights() -> Weights:
+        with torch.inference_mode():
+            return dict(execute(plan))
+
+    return Candidate(
+        name=name,
+        kind="merge",
+        title=title,
+        digest=merge_digest(pool, recipe),
+        weights=weights,
+        recipe=recipe,
+        cost={"reads": plan.reads, "bytes_read": plan.bytes_read},
+    )
+
+
+def by_name(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
+    """Index candidates by name."""
+    return {candidate.name: candidate for candidate in candidates}

@@ -1,0 +1,97 @@
+"""Features of every candidate on every split, extracted once and stashed.
+
+The test split of a task is opened here and nowhere else, once, when some candidate has not been run on
+it yet; its labels are stashed with the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.evaluation.data import Examples, Inputs, TaskData
+from taskloom.models.encoder import Encoder
+from taskloom.progress import Progress
+from taskloom.runs.candidates import Candidate
+from taskloom.runs.plan import Evaluation
+from taskloom.runs.workspace import Workspace
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Runs candidates on examples through one encoder, with everything stashed."""
+
+    workspace: Workspace
+    encoder: Encoder
+    options: Evaluation
+    progress: Progress
+
+    @cached_property
+    def key(self) -> Any:
+        """What else the features depend on: how inputs are encoded, pooled and rounded."""
+        return [self.encoder.digest(), self.options.precision, self.options.batch_size]
+
+    def _key(self, candidate: Candidate, data: TaskData, split: str) -> Any:
+        return [candidate.digest, data.digest, split, self.key]
+
+    def _run(self, weights: Any, inputs: Inputs) -> Array:
+        options = self.options
+        return self.encoder.features(
+            inputs, weights=weights, batch_size=options.batch_size, precision=options.precision
+        )
+
+    def read(
+        self,
+        candidates: Sequence[Candidate],
+        tasks: Sequence[TaskData],
+        split: Literal["train", "validation", "test"],
+    ) -> dict[tuple[str, str], Array]:
+        """Return features (N, D) by (candidate name, task name).
+
+        Each candidate's weights are made once for all tasks it has not been run on yet.
+        """
+        found: dict[tuple[str, str], Array] = {}
+        todo: dict[str, list[TaskData]] = {}
+        for candidate in candidates:
+            for data in tasks:
+                stashed = self.workspace.array("features", self._key(candidate, data, split))
+                if stashed is None:
+                    todo.setdefault(candidate.name, []).append(data)
+                else:
+                    found[candidate.name, data.task.name] = stashed
+        examples = self._open({d.task.name: d for rest in todo.values() for d in rest}, split)
+        total, done = sum(len(rest) for rest in todo.values()), 0
+        for candidate in candidates:
+            rest = todo.get(candidate.name, [])
+            weights = candidate.weights() if rest else None
+            for data in rest:
+                value = self._run(weights, examples[data.task.name].inputs)
+                key = self._key(candidate, data, split)
+                found[candidate.name, data.task.name] = self.workspace.keep_array("features", key, value)
+                done += 1
+                self.progress(f"run models on {split}", done, total)
+        return found
+
+    def _open(self, tasks: dict[str, TaskData], split: str) -> dict[str, Examples]:
+        if split != "test":
+            return {name: getattr(data, split) for name, data in tasks.items()}
+        opened = {name: data.test.open("score") for name, data in tasks.items()}
+        for name, data in tasks.items():
+            key = ["test labels", data.digest]
+            if self.workspace.array("labels", key) is None:
+                self.workspace.keep_array("labels", key, opened[name].labels)
+        return opened
+
+    def test_labels(self, data: TaskData) -> Array:
+        """Return the test labels, known once a candidate was run on the test split."""
+        labels = self.workspace.array("labels", ["test labels", data.digest])
+        if labels is None:  # features of an older run without labels cannot occur: see _open
+            raise RuntimeError(f"the test split of {data.task.name!r} has not been scored")
+        return np.asarray(labels)

@@ -1,0 +1,144 @@
+"""Merges with one option chosen on validation, by one rule for every method.
+
+The setting with the highest mean validation score over the pool's tasks wins; of equals, the smallest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taskloom import registry
+from taskloom.evaluation.data import TaskData
+from taskloom.merging.executor import execute, plan_merge
+from taskloom.merging.recipe import Recipe
+from taskloom.models.encoder import Encoder
+from taskloom.models.head import Head
+from taskloom.progress import Progress
+from taskloom.runs.candidates import Candidate, merge_digest, merged
+from taskloom.runs.plan import Merge, Plan
+from taskloom.runs.result import SweepPoint
+from taskloom.runs.verdict import mean_interval
+from taskloom.runs.workspace import Workspace
+from taskloom.store.cache import canonical_digest
+from taskloom.store.pool import Pool
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a sweep measures with: tasks, their heads, and the encoder they run through."""
+
+    workspace: Workspace
+    encoder: Encoder
+    tasks: Sequence[TaskData]
+    heads: Mapping[str, Head]
+    plan: Plan
+    progress: Progress
+
+    def validate(self, weights: Mapping[str, Tensor]) -> list[list[float]]:
+        """Return [value, n] per task: the metric on validation."""
+        options = self.plan.evaluation
+        values = []
+        for data in self.tasks:
+            features = self.encoder.features(
+                data.validation.inputs,
+                weights=weights,
+                batch_size=options.batch_size,
+                precision=options.sweep_precision,
+            )
+            metric = registry.get("metric", data.task.metric).function
+            predicted = self.heads[data.task.name].predict(features)
+            values.append([float(metric(data.validation.labels, predicted)), float(len(predicted))])
+        return values
+
+    @property
+    def digest(self) -> str:
+        """Identifies tasks and the precision they are run with."""
+        options = self.plan.evaluation.model_dump(mode="json")
+        return canonical_digest([[data.digest for data in self.tasks], options, self.plan.seed])
+
+
+def prepare_merges(pool: Pool, bench: Bench) -> tuple[list[Candidate], list[SweepPoint]]:
+    """Return every merge of the plan as a candidate, its swept option chosen, and what was tried."""
+    candidates, points = [], []
+    items = bench.plan.merge
+    for number, item in enumerate(items):
+        bench.progress("choose options", number, len(items))
+        tried = _sweep(pool, item, bench)
+        options = dict(item.options)
+        for point in tried:
+            if point.chosen:
+                options[point.option] = point.setting
+        recipe = Recipe.of(item.method, seed=bench.plan.seed, **options)
+        title = item.name or item.method.replace("_", " ")
+        candidates.append(merged(pool, recipe, name=item.label, title=title))
+        points.extend(tried)
+    bench.progress("choose options", len(items), len(items))
+    return candidates, points
+
+
+def _sweep(pool: Pool, item: Merge, bench: Bench) -> list[SweepPoint]:
+    points: list[SweepPoint] = []
+    for option, settings in item.sweep.items():
+        ordered = sorted(set(settings))
+        key = [merge_digest(pool, _at(item, bench, option, ordered[0])), option, ordered, bench.digest]
+        measured: list[list[list[float]]] = bench.workspace.remember(
+            "sweeps",
+            key,
+            lambda option=option, ordered=ordered: [  # type: ignore[misc]
+                bench.validate(weights) for weights in _settings(pool, item, bench, option, ordered)
+            ],
+        )
+        means = [float(np.mean([value for value, _ in values])) for values in measured]
+        best = int(np.argmax(means))  # the first, hence smallest, of equals
+        for index, (setting, values) in enumerate(zip(ordered, measured, strict=True)):
+            low, high = mean_interval([(value, int(n)) for value, n in values])
+            points.append(
+                SweepPoint(
+                    method=item.label,
+                    option=option,
+                    setting=setting,
+                    value=means[index],
+                    low=low,
+                    high=high,
+                    n=int(sum(n for _, n in values)),
+                    chosen=index == best,
+                )
+            )
+    return points
+
+
+def _at(item: Merge, bench: Bench, option: str, setting: float) -> Recipe:
+    return Recipe.of(item.method, seed=bench.plan.seed, **{**item.options, option: setting})
+
+
+def _settings(
+    pool: Pool, item: Merge, bench: Bench, option: str, settings: Sequence[float]
+) -> Iterator[Mapping[str, Tensor]]:
+    """Yield the merged weights at each setting.
+
+    A chain that ends with ``scale`` is linear in it, so it is merged once, at scale 1, and moved along
+    the line from the base; the chosen setting is merged again, exactly, before it is scored.
+    """
+    with torch.inference_mode():
+        linear = option == "scale" and _ends_with_scale(_at(item, bench, option, 1.0)) and pool.base
+        if not linear:
+            for setting in settings:
+                yield dict(execute(plan_merge(pool, _at(item, bench, option, setting).chain)))
+            return
+        unit = dict(execute(plan_merge(pool, _at(item, bench, option, 1.0).chain)))
+        base = {name: linear.read(name) for name in unit}
+        for setting in settings:
+            yield {
+                name: torch.lerp(base[name], value, setting) if value.is_floating_point() else value
+                for name, value in unit.items()
+            }
+
+
+def _ends_with_scale(recipe: Recipe) -> bool:
+    steps = recipe.chain.steps
+    return bool(steps) and recipe.chain.space == "delta" and steps[-1].name.startswith("scale(")

@@ -1,0 +1,199 @@
+"""Targets with few labels: rank the experts, let the guard choose, then look at the test split.
+
+Everything is chosen on the few labels alone (transferability scores on all of them, cross-validation
+for the guard). The truth a ranking is held against is the test score of a head fitted on the same
+labels over each expert's features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.choose.agreement import regret_at_k, spearman, weighted_tau
+from taskloom.choose.rank import rank
+from taskloom.evaluation.data import TaskData
+from taskloom.evaluation.interval import paired_difference
+from taskloom.evaluation.score import score
+from taskloom.models.head import Head
+from taskloom.runs.candidates import Candidate, by_name
+from taskloom.runs.features import Reader
+from taskloom.runs.heads import cross_validated, head_for
+from taskloom.runs.plan import Plan
+from taskloom.runs.result import GuardRecord, RankEntry, RankingRecord, ScoreRecord, TargetRecord
+from taskloom.runs.verdict import decide
+
+Array = NDArray[Any]
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """What is known of one target before its test split is opened."""
+
+    data: TaskData
+    labels: Array  # (n,) of the few labelled examples
+    features: Mapping[str, Array]  # candidate -> (n, D)
+    heads: Mapping[str, Head]  # candidate -> head fitted on all n labels
+    guard: GuardRecord
+    scores: list[ScoreRecord]  # cross-validated
+    rankings: list[RankingRecord]  # truth not filled in yet
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.data.task.name
+
+
+def prepare(reader: Reader, plan: Plan, data: TaskData, candidates: Sequence[Candidate]) -> FewShot:
+    """Rank the experts and choose a candidate for the target from its few labels."""
+    name, names = data.task.name, data.task.label_names
+    labels = np.concatenate([data.train.labels, data.validation.labels])
+    halves = [reader.read(candidates, [data], split) for split in ("train", "validation")]
+    features = {c.name: np.concatenate([half[c.name, name] for half in halves]) for c in candidates}
+    heads, values, scores = {}, {}, []
+    for number, candidate in enumerate(candidates):
+        own = features[candidate.name]
+        heads[candidate.name] = head_for(
+            reader.workspace, data, own, labels, owner=candidate.digest, seed=plan.seed
+        )
+        key = ["cross-validation", candidate.digest, data.digest, FOLDS, plan.seed, reader.key]
+        held = reader.workspace.array("predictions", key)
+        if held is None:
+            held = cross_validated(own, labels, names, folds=FOLDS, task=name, seed=plan.seed)
+            reader.workspace.keep_array("predictions", key, held)
+        measured = score(
+            labels,
+            np.asarray(held),
+            metric=data.task.metric,
+            split="cross-validation",
+            seed=plan.seed,
+            model=candidate.name,
+            task=name,
+        )
+        values[candidate.name] = measured.value
+        scores.append(ScoreRecord(**asdict(measured)))
+        reader.progress(f"try on {name}", number + 1, len(candidates))
+    verdict = decide(
+        name,
+        candidates,
+        values,
+        yardstick=f"cross-validated {data.task.metric} on {len(labels)} labels",
+        mode=plan.guard,
+    )
+    experts = {c.name: features[c.name] for c in candidates if c.kind == "expert"}
+    rankings = _rank(name, experts, labels, plan) if len(experts) > 1 else []
+    return FewShot(data, labels, features, heads, verdict, scores, rankings)
+
+
+def _rank(target: str, experts: Mapping[str, Array], labels: Array, plan: Plan) -> list[RankingRecord]:
+    return [
+        RankingRecord(
+            target=target,
+            score=ranking.score,
+            entries=[RankEntry(expert=e.expert, score=e.value, rank=e.rank) for e in ranking.entries],
+            seconds=ranking.seconds,
+            weighted_tau=None,
+            spearman=None,
+            regret_at_1=0.0,
+        )
+        for ranking in rank(experts, labels, plan.select)
+    ]
+
+
+def conclude(
+    reader: Reader, plan: Plan, shot: FewShot, candidates: Sequence[Candidate]
+) -> tuple[TargetRecord, list[RankingRecord], list[ScoreRecord]]:
+    """Open the test split: score every candidate, hold the rankings against the truth."""
+    data, name = shot.data, shot.name
+    features = reader.read(candidates, [data], "test")
+    labels = reader.test_labels(data)
+    predicted = {c.name: shot.heads[c.name].predict(features[c.name, name]) for c in candidates}
+    scores = [
+        ScoreRecord(
+            **asdict(
+                score(
+                    labels,
+                    predicted[c.name],
+                    metric=data.task.metric,
+                    split="test",
+                    seed=plan.seed,
+                    model=c.name,
+                    task=name,
+                )
+            )
+        )
+        for c in candidates
+    ]
+    truth = {s.model: s.value for s in scores}
+    rankings = [_against(ranking, truth) for ranking in shot.rankings]
+    return _record(plan, shot, candidates, labels, predicted, truth), rankings, scores
+
+
+def _against(ranking: RankingRecord, truth: Mapping[str, float]) -> RankingRecord:
+    estimated = [entry.score for entry in ranking.entries]
+    true = [truth[entry.expert] for entry in ranking.entries]
+    return ranking.model_copy(
+        update={
+            "weighted_tau": weighted_tau(estimated, true),
+            "spearman": spearman(estimated, true),
+            "regret_at_1": regret_at_k(estimated, true),
+        }
+    )
+
+
+def _record(
+    plan: Plan,
+    shot: FewShot,
+    candidates: Sequence[Candidate],
+    labels: Array,
+    predicted: Mapping[str, Array],
+    truth: Mapping[str, float],
+) -> TargetRecord:
+    winner = shot.guard.winner
+    gain, low, high = paired_difference(
+        labels, predicted[winner], predicted["base"], metric=shot.data.task.metric, seed=plan.seed
+    )
+    best = max(truth, key=lambda name: truth[name])  # the first of equals
+    record = TargetRecord(
+        target=shot.name,
+        n_labels=len(shot.labels),
+        reuse=winner,
+        value=truth[winner],
+        base_value=truth["base"],
+        gain=gain,
+        gain_low=low,
+        gain_high=high,
+        n=len(labels),
+        best_in_hindsight=best,
+        best_in_hindsight_value=truth[best],
+        handover=f"handover/{shot.name}",
+        sentence="",
+    )
+    title = by_name(candidates)[winner].title
+    return record.model_copy(update={"sentence": sentence(record, title, shot.data.task.metric)})
+
+
+def sentence(record: TargetRecord, title: str, metric: str) -> str:
+    """Say for one target what to reuse and what it brings, in points, with the interval."""
+    labels = f"{record.n_labels} labels"
+    if record.reuse == "base":
+        return (
+            f"For {record.target} keep the base: with {labels} nothing in the pool did better in "
+            f"cross-validation ({metric} {record.base_value * 100:.1f} on {record.n} test examples)."
+        )
+    what = (
+        f"{title[0].lower()}{title[1:]}" if record.reuse.startswith("expert:") else f"the merge {title}"
+    )
+    span = f"95 % interval {record.gain_low * 100:+.1f} to {record.gain_high * 100:+.1f}"
+    if record.gain_low > 0:
+        tells = f"it gains {record.gain * 100:.1f} points over the base"
+    elif record.gain_high < 0:
+        tells = f"it loses {-record.gain * 100:.1f} points against the base, a transfer that hurts"
+    else:
+        tells = f"it moves {record.gain * 100:+.1f} points against the base, which may be chance"
+    return f"For {record.target} reuse {what}: with {labels} {tells} ({span}, n = {record.n})."
