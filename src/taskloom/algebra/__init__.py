@@ -1,8 +1,6 @@
 """Pure tensor maths: the contract, the primitives, exact order statistics. No files, no methods."""
 
 from taskloom.algebra.combine import (
-    Scalar,
-    Weights,
     interpolate_sphere,
     mean,
     optionally,
@@ -10,7 +8,7 @@ from taskloom.algebra.combine import (
     total,
     weigh,
 )
-from taskloom.algebra.core import Chain, Grain, Measure, Stack, Step, chain
+from taskloom.algebra.core import Chain, Grain, Measure, Scalar, Stack, Step, Weights, chain
 from taskloom.algebra.resolve import elect
 from taskloom.algebra.sparsify import Scope, cut, drop, keep
 

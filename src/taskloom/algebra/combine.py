@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from taskloom.algebra.core import Chain, Grain, Stack, Step, chain
+from taskloom.algebra.core import Chain, Grain, Scalar, Stack, Step, Weights, chain
 from taskloom.errors import PlanError, nearest
 
-#: one number: a plain float, or a 0-d tensor when its gradient is wanted
-Scalar = float | Tensor
-#: one number per expert: in pool order, or by expert's name
-Weights = Sequence[float] | Mapping[str, float] | Tensor
+
+def sum_rows(values: Tensor) -> Tensor:
+    """Add the rows up in pool order: ``(K, ...) -> (1, ...)``.
+
+    ``Tensor.sum(0)`` picks its order of additions by the shape of the slice, so that the last bit
+    would depend on how a tensor was cut up.
+    """
+    summed = values[:1].clone()
+    for k in range(1, len(values)):
+        summed += values[k : k + 1]
+    return summed
 
 
 def resolve_weights(weights: Weights, experts: tuple[str, ...], like: Tensor) -> Tensor:
@@ -23,7 +31,7 @@ def resolve_weights(weights: Weights, experts: tuple[str, ...], like: Tensor) ->
     Raises
     ------
     PlanError
-        A wrong number of weights, or names that are not exactly the experts'.
+        A wrong number of weights, names that are not exactly the experts', NaN or infinity.
     """
     if isinstance(weights, Mapping):
         for name in weights:
@@ -36,14 +44,23 @@ def resolve_weights(weights: Weights, experts: tuple[str, ...], like: Tensor) ->
         if missing:
             raise PlanError(f"weights lack the experts {', '.join(missing)}", hint="Give each one")
         weights = [weights[name] for name in experts]
+    if isinstance(weights, Tensor) and weights.ndim != 1:
+        raise PlanError(
+            f"weights have the shape {list(weights.shape)}, but one per expert makes [{len(experts)}]",
+            hint="Give a 1-d tensor",
+        )
     if len(weights) != len(experts):
         raise PlanError(
             f"{len(weights)} weights were given for {len(experts)} experts ({', '.join(experts)})",
             hint="Give one weight per expert, in pool order or by name",
         )
-    if isinstance(weights, Tensor):
-        return weights.to(like)
-    return torch.tensor([float(w) for w in weights], dtype=like.dtype, device=like.device)
+    given = torch.as_tensor(weights, dtype=like.dtype, device=like.device)
+    for name, finite in zip(experts, torch.isfinite(given.detach()).tolist(), strict=True):
+        if not finite:
+            raise PlanError(
+                f"the weight of the expert {name!r} is not finite", hint="Give finite weights"
+            )
+    return given
 
 
 def _column(weights: Tensor, values: Tensor) -> Tensor:
@@ -57,12 +74,12 @@ def weigh(weights: Weights) -> Step:
         w = resolve_weights(weights, stack.experts, stack.values)
         return stack.with_values(stack.values * _column(w, stack.values))
 
-    return Step("weigh", apply)
+    return Step("weigh", apply, weights=weights)
 
 
 def total() -> Step:
     """Sum over experts: ``(K, ...) -> (1, ...)``."""
-    return Step("total", lambda stack, _: stack.with_values(stack.values.sum(0, keepdim=True)))
+    return Step("total", lambda stack, _: stack.with_values(sum_rows(stack.values)))
 
 
 def mean(
@@ -74,7 +91,8 @@ def mean(
     ----------
     of
         ``"all"`` divides by the sum of all weights; ``"kept"`` by that of the experts whose entry is
-        not zero (the disjoint mean of TIES, eq. in section 3; 0 where no entry is kept).
+        not zero (the disjoint mean of TIES, section 3); 0 where no entry is kept, or where the
+        weights of those kept cancel.
     weights
         One per expert; equal if None.
     normalize
@@ -89,7 +107,7 @@ def mean(
             else resolve_weights(weights, stack.experts, values)
         )
         column = _column(w, values)
-        summed = (values * column).sum(0, keepdim=True)
+        summed = sum_rows(values if weights is None else values * column)
         if not normalize:
             return stack.with_values(summed)
         if of == "all":
@@ -97,7 +115,7 @@ def mean(
             if not bool(divisor != 0):
                 raise PlanError("the weights sum to 0, so their mean is undefined", hint=_SUM_HINT)
             return stack.with_values(summed / divisor)
-        divisor = (column * (values.detach() != 0)).sum(0, keepdim=True)
+        divisor = sum_rows(column * (values.detach() != 0))
         empty = divisor == 0
         return stack.with_values(torch.where(empty, 0.0, summed / torch.where(empty, 1.0, divisor)))
 
@@ -105,15 +123,26 @@ def mean(
     weighted = "" if weights is None else "weighted"
     name = "mean" if normalize else "total"
     inside = ", ".join(part for part in (kind, weighted) if part)
-    return Step(f"{name}({inside})" if inside else name, apply)
+    return Step(f"{name}({inside})" if inside else name, apply, weights=weights)
 
 
 _SUM_HINT = "Give weights with another sum, or normalize=False for a plain weighted sum"
 
 
+def _shown(name: str, number: Scalar) -> str:
+    """Return how a step shows the number; refuse what is not one finite number."""
+    if isinstance(number, Tensor):
+        if number.numel() != 1 or not bool(torch.isfinite(number.detach())):
+            raise ValueError(f"{name} must be one finite number, not {number}")
+        return "learned"
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be a finite number, not {number!r}")
+    return f"{number:g}"
+
+
 def scale(factor: Scalar) -> Step:
-    """Multiply by one number."""
-    shown = f"{factor:g}" if isinstance(factor, float | int) else "learned"
+    """Multiply by one finite number."""
+    shown = _shown("scale", factor)
 
     def apply(stack: Stack, _: Any) -> Stack:
         return stack.with_values(stack.values * factor)
@@ -125,25 +154,37 @@ def interpolate_sphere(t: Scalar, *, threshold: float = 0.9995, eps: float = 1e-
     """Spherical linear interpolation of exactly two rows, each tensor as one vector.
 
     ``[sin((1-t) phi) a + sin(t phi) b] / sin phi`` with phi the angle between a and b (Shoemake 1985,
-    section 3.3), applied to the vectors as they are; ``(1-t) a + t b`` when ``|cos phi|`` exceeds
-    ``threshold`` or a vector is shorter than ``eps``.
+    section 3.3), applied to the vectors as they are; ``(1-t) a + t b`` when ``|cos phi|`` reaches
+    ``threshold`` or a vector is not longer than ``eps``.
     """
+    shown = _shown("t", t)
 
     def apply(stack: Stack, _: Any) -> Stack:
         a, b = stack.values
-        norms = torch.linalg.vector_norm(a), torch.linalg.vector_norm(b)
-        linear = (1 - t) * a + t * b
-        if bool((norms[0] <= eps) | (norms[1] <= eps)):
-            return stack.with_values(linear[None])
-        cosine = (a / norms[0] * (b / norms[1])).sum().clamp(-1, 1)
-        if bool(cosine.abs() > threshold):
-            return stack.with_values(linear[None])
-        angle = torch.arccos(cosine)
-        mixed = torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b
-        return stack.with_values((mixed / torch.sin(angle))[None])
+        shares: tuple[Scalar, Scalar] = (1 - t, t)
+        units = _unit(a, eps), _unit(b, eps)
+        if units[0] is not None and units[1] is not None:
+            cosine = (units[0] * units[1]).sum().clamp(-1, 1)
+            if bool(cosine.abs() < threshold):
+                angle = torch.arccos(cosine)
+                sine = torch.sin(angle)
+                shares = torch.sin((1 - t) * angle) / sine, torch.sin(t * angle) / sine
+        return stack.with_values((shares[0] * a + shares[1] * b)[None])
 
-    shown = f"{t:g}" if isinstance(t, float | int) else "learned"
     return Step(f"slerp({shown})", apply, Grain.TENSOR)
+
+
+def _unit(vector: Tensor, eps: float) -> Tensor | None:
+    """Return the vector at length 1, None if it is not longer than ``eps``.
+
+    It is divided by its largest entry first, so that squares neither overflow nor vanish.
+    """
+    largest = float(vector.detach().abs().max()) if vector.numel() else 0.0
+    if largest == 0:
+        return None
+    scaled = vector / largest
+    norm = torch.linalg.vector_norm(scaled)
+    return scaled / norm if float(norm.detach()) * largest > eps else None
 
 
 def optionally(weights: Weights | None) -> Chain:

@@ -10,12 +10,17 @@ is thus known before anything is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
 from torch import Tensor
+
+#: one number: a plain float, or a 0-d tensor when its gradient is wanted
+Scalar = float | Tensor
+#: one number per expert: in pool order, or by expert's name
+Weights = Sequence[float] | Mapping[str, float] | Tensor
 
 
 class Grain(IntEnum):
@@ -77,12 +82,17 @@ class Measure:
 
 @dataclass(frozen=True)
 class Step:
-    """A pure map from Stack to Stack, with the statistic it needs, if any."""
+    """A pure map from Stack to Stack, with the statistic it needs, if any.
+
+    ``weights`` are the per-expert numbers that ``apply`` uses; saying so lets the executor hold them
+    against the pool before it reads anything.
+    """
 
     name: str
     apply: Callable[[Stack, Any], Stack]
     grain: Grain = Grain.ELEMENT
     measure: Measure | None = None
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)

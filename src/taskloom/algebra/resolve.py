@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taskloom.algebra.combine import Weights, resolve_weights
-from taskloom.algebra.core import Measure, Stack, Step
+from taskloom.algebra.combine import resolve_weights, sum_rows
+from taskloom.algebra.core import Measure, Stack, Step, Weights
 
 Tie = Literal["zero", "plus", "majority"]
 
@@ -34,18 +34,18 @@ def elect(tie: Tie = "zero", weights: Weights | None = None) -> Step:
         return values * w.reshape(-1, *[1] * (values.ndim - 1))
 
     def apply(stack: Stack, majority: float | None) -> Stack:
-        cast = torch.sign(ballots(stack))
-        sign = torch.sign(ballots(stack).sum(0))
+        votes = ballots(stack)
+        sign = torch.sign(sum_rows(votes))
         if tie != "zero":
             tied = 1.0 if majority is None else majority
             sign = torch.where(sign == 0, torch.full_like(sign, tied), sign)
-        return stack.with_values(stack.values * (cast == sign))
+        return stack.with_values(stack.values * (torch.sign(votes) == sign))
 
     if tie != "majority":
-        return Step("elect" if tie == "zero" else f"elect(tie {tie})", apply)
+        return Step("elect" if tie == "zero" else f"elect(tie {tie})", apply, weights=weights)
 
     def see(acc: int, stack: Stack) -> int:
-        return acc + int(torch.sign(ballots(stack).sum(0)).sum(dtype=torch.float64))
+        return acc + int(torch.sign(sum_rows(ballots(stack))).sum(dtype=torch.float64))
 
     measure = Measure(1, lambda round_, previous: 0, see, lambda acc: 1.0 if acc > 0 else -1.0)
-    return Step("elect(tie majority)", apply, measure=measure)
+    return Step("elect(tie majority)", apply, measure=measure, weights=weights)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 _HIGH = 1 << 15  # the sign bit of a magnitude is zero, so 15 of the 16 high bits are used
 _LOW = 1 << 16
+_NOTHING = (1 << 31) - 1  # above the bits of every magnitude
 
 
 def top_mask(magnitudes: Tensor, count: int) -> Tensor:
@@ -66,6 +67,7 @@ class Radix:
     counts: Tensor  # (K, bins) int64
     prefix: Tensor | None = None  # (K,) int64, the high bits found in round 0
     rest: Tensor | None = None  # (K,) int64, rank left to find within the prefix, from 1
+    beyond: Tensor | None = None  # (K,) bool, a rank above everything counted was asked for
 
     @classmethod
     def first(cls, experts: int) -> Radix:
@@ -77,10 +79,10 @@ class Radix:
         for k, row in enumerate(magnitude_bits(values).reshape(len(values), -1)):
             high = row >> 16
             if self.prefix is None:
-                self.counts[k] += torch.bincount(high, minlength=_HIGH)
+                self.counts[k] += torch.bincount(high, minlength=_HIGH).to(self.counts.device)
             else:
                 low = row[high == self.prefix[k]] & (_LOW - 1)
-                self.counts[k] += torch.bincount(low, minlength=_LOW)
+                self.counts[k] += torch.bincount(low, minlength=_LOW).to(self.counts.device)
         return self
 
     def _locate(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,19 +92,24 @@ class Radix:
         return bins, ranks - torch.where(bins > 0, before, torch.zeros_like(before))
 
     def second(self, ranks: Tensor) -> Radix:
-        """Start round 1 for the ``ranks``-th smallest magnitude (``(K,)``, from 1) of each expert."""
-        prefix, rest = self._locate(ranks)
+        """Start round 1 for the ``ranks``-th smallest magnitude (``(K,)``, from 1) of each expert.
+
+        A rank greater than the number of magnitudes gives a limit that nothing reaches.
+        """
+        totals = self.totals
+        prefix, rest = self._locate(torch.minimum(ranks, totals))
         counts = torch.zeros(len(self.counts), _LOW, dtype=torch.int64)
-        return Radix(counts, prefix, rest)
+        return Radix(counts, prefix, rest, ranks > totals)
 
     @property
     def totals(self) -> Tensor:
         """``(K,)`` how many magnitudes were counted in this round."""
         return self.counts.sum(-1)
 
-    def thresholds(self) -> Tensor:
-        """``(K,)`` float32: the wanted order statistics, exact. Ends round 1."""
-        if self.prefix is None or self.rest is None:
-            raise ValueError("thresholds are known after round 1 only")
+    def limits(self) -> Tensor:
+        """``(K,)`` int32: `magnitude_bits` of the wanted order statistics, exact. Ends round 1."""
+        if self.prefix is None or self.rest is None or self.beyond is None:
+            raise ValueError("limits are known after round 1 only")
         low, _ = self._locate(self.rest)
-        return ((self.prefix << 16) | low).to(torch.int32).view(torch.float32)
+        bits = torch.where(self.beyond, _NOTHING, (self.prefix << 16) | low)
+        return bits.to(torch.int32)

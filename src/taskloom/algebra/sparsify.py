@@ -38,6 +38,9 @@ def keep(density: float, scope: Scope = "model", *, extra: int = 0) -> Step:
     scope
         What is ranked together, for each expert alone: a ``"row"`` (last axis), a ``"tensor"``, or
         all tensors of the ``"model"`` (exact; two more reads; entries equal to the threshold stay).
+        Over a model magnitudes are compared as rounded to float32, which for float64 weights makes
+        entries equal that differ by less than one part in 2**24. A 0-d tensor is ranked over a model
+        only; it has no row, and as a tensor of its own it is kept.
     extra
         Entries kept beyond that number; 1 reproduces the released code of TIES.
     """
@@ -59,20 +62,16 @@ def keep(density: float, scope: Scope = "model", *, extra: int = 0) -> Step:
             return None  # the number of experts is known with the first stack
         totals = previous.totals
         kept = torch.tensor([int(int(n) * density) + extra for n in totals])
-        ranks = (totals - kept + 1).clamp(min=1)
-        return previous.second(torch.minimum(ranks, totals))
+        return previous.second((totals - kept + 1).clamp(min=1))
 
     def see(acc: Radix | None, stack: Stack) -> Radix:
         return (acc or Radix.first(len(stack.values))).see(stack.values)
 
-    def apply(stack: Stack, thresholds: Tensor) -> Stack:
-        if density == 0 and extra == 0:
-            return stack.with_values(torch.zeros_like(stack.values))
-        limit = magnitude_bits(thresholds).reshape(-1, *[1] * (stack.values.ndim - 1))
-        mask = magnitude_bits(stack.values).reshape(stack.values.shape) >= limit
-        return stack.with_values(stack.values * mask)
+    def apply(stack: Stack, limits: Tensor) -> Stack:
+        limit = limits.to(stack.values.device).reshape(-1, *[1] * (stack.values.ndim - 1))
+        return stack.with_values(stack.values * (magnitude_bits(stack.values) >= limit))
 
-    measure = Measure(2, start, see, lambda acc: acc.thresholds())
+    measure = Measure(2, start, see, lambda acc: acc.limits())
     return Step(label, apply, Grain.ELEMENT, measure)
 
 

@@ -46,6 +46,11 @@ class MergeReport:
 def _recipe(recipe: str | Recipe, seed: int | None, options: Mapping[str, Any]) -> Recipe:
     if isinstance(recipe, str):
         return Recipe.of(recipe, seed=seed, **options)
+    if not isinstance(recipe, Recipe):
+        raise PlanError(
+            f"expected a method's name or a Recipe, found {type(recipe).__name__}",
+            hint="A chain of your own goes into Recipe('name', {}, chain)",
+        )
     if options or seed is not None:
         raise PlanError("options and seed belong to a method's name; this recipe has its own already")
     return recipe
@@ -75,7 +80,8 @@ def merge(
     """Merge experts of one base in memory.
 
     Needs torch, safetensors and numpy only. Differentiable wherever the recipe is: give ``scale`` or
-    ``weights`` as tensors that require grad, or experts whose tensors do.
+    ``weights`` as tensors that require grad, or experts whose tensors do. The parameters of a module
+    do: under ``torch.no_grad()`` the merge of modules keeps no graph.
 
     Parameters
     ----------
@@ -102,7 +108,8 @@ def merge(
     Returns
     -------
     dict of str to Tensor
-        Every tensor of the base, in its order; integer tensors are the base's own.
+        Every tensor of the base, in its order, further names of tied tensors last; integer tensors
+        are the base's own.
 
     Raises
     ------

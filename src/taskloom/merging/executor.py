@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from taskloom.algebra import Chain, Grain, Stack
-from taskloom.errors import CheckpointError, NumericalError, PlanError
+from taskloom.algebra.combine import resolve_weights
+from taskloom.errors import NumericalError, PlanError
 from taskloom.progress import Progress, silent
-from taskloom.store.checkpoint import TensorInfo
+from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.pool import Pool
 
 #: elements of one slice of one expert; 4 MB in float32, so that a stack of a few stays in cache
@@ -59,12 +60,13 @@ def plan_merge(pool: Pool, chain: Chain) -> MergePlan:
     Raises
     ------
     PlanError
-        Too few or too many experts, or a method on task vectors without a base.
+        Too few or too many experts, weights that do not fit them, or a method on task vectors
+        without a base.
     """
     low, high = chain.experts
     count = len(pool.experts)
     if count < low or (high is not None and count > high):
-        wanted = f"exactly {low}" if low == high else f"at least {low}"
+        wanted = f"exactly {low}" if low == high else f"{low} to {high}" if high else f"at least {low}"
         names = ", ".join(pool.names)
         raise PlanError(
             f"{chain} is defined for {wanted} experts, but the pool has {count} ({names})",
@@ -75,6 +77,9 @@ def plan_merge(pool: Pool, chain: Chain) -> MergePlan:
             f"{chain} works on task vectors and needs the base the experts were tuned from",
             hint="Give the base, or take a method that needs none, such as average",
         )
+    for step in chain.steps:
+        if step.weights is not None:
+            resolve_weights(step.weights, pool.names, torch.empty(0))
     tensors = pool.tensors
     parameters = tuple(pool.parameters())
     sources = [e.checkpoint for e in pool.experts]
@@ -110,8 +115,16 @@ def execute(
     Raises
     ------
     NumericalError
-        NaN or infinity in an input, naming tensor, checkpoint and count.
+        NaN or infinity in an input, naming tensor, checkpoint and count; or a result that the output
+        dtype cannot hold.
+    PlanError
+        ``dtype`` is not a floating point one, or the chain does not end with one row.
     """
+    if dtype is not None and not dtype.is_floating_point:
+        raise PlanError(
+            f"merged tensors cannot be stored as {dtype}, which is not a floating point dtype",
+            hint="Take float32, bfloat16 or float16",
+        )
     ticks = _Ticks(progress, len(plan.parameters) * plan.reads)
     statistics = _measure(plan, ticks)
     merged = set(plan.parameters)
@@ -159,40 +172,52 @@ def _load(
 ) -> tuple[Tensor | None, Stack]:
     """Read one slice of every expert, minus the base where the chain works on task vectors."""
     pool = plan.pool
-    read = [(e.checkpoint, e.checkpoint.read(name, rows)) for e in pool.experts]
-    wide = torch.float64 if any(t.dtype == torch.float64 for _, t in read) else torch.float32
-    base: Tensor | None = None
-    if plan.chain.space == "delta":
-        assert pool.base is not None  # plan_merge refused otherwise
-        base = pool.base.read(name, rows).to(wide)
-    values = torch.stack([tensor.to(wide) for _, tensor in read])
-    if check and not bool(torch.isfinite(values.detach().sum())):
-        for (checkpoint, tensor), expert in zip(read, pool.experts, strict=True):
-            _refuse_nonfinite(tensor, name, f"expert {expert.name!r} ({checkpoint.label})")
-    if base is not None:
-        if check and not bool(torch.isfinite(base.detach().sum())):
-            _refuse_nonfinite(base, name, f"the base ({pool.base.label if pool.base else ''})")
+    source = pool.base if plan.chain.space == "delta" else None
+    base = None if source is None else source.read(name, rows)
+    read = [expert.checkpoint.read(name, rows) for expert in pool.experts]
+    double = any(t.dtype == torch.float64 for t in [*read, *([] if base is None else [base])])
+    wide = torch.float64 if double else torch.float32
+    values = torch.stack([tensor.to(wide) for tensor in read])
+    if check:
+        for expert, row in zip(pool.experts, values, strict=True):
+            if _count_nonfinite(row):
+                raise _nonfinite(expert.checkpoint, name, f"expert {expert.name!r}")
+    if base is not None and source is not None:
+        base = base.to(wide)
+        if check and _count_nonfinite(base):
+            raise _nonfinite(source, name, "the base")
         values = values - base
     return base, Stack(name, values, pool.names, start, info.numel)
 
 
-def _refuse_nonfinite(tensor: Tensor, name: str, owner: str) -> None:
-    count = int((~torch.isfinite(tensor.detach().to(torch.float32))).sum())
-    if count:
-        raise NumericalError(
-            f"tensor {name!r} of {owner} holds {count} NaN or infinite values",
-            hint="A merge would spread them; repair or leave out that checkpoint",
-        )
+def _count_nonfinite(tensor: Tensor) -> int:
+    """Count NaN and infinity; a finite sum says there are none, which is quicker than looking."""
+    values = tensor.detach()
+    return 0 if bool(torch.isfinite(values.sum())) else int((~torch.isfinite(values)).sum())
+
+
+def _nonfinite(source: Checkpoint, name: str, owner: str) -> NumericalError:
+    count = _count_nonfinite(source.read(name).to(torch.float64))
+    return NumericalError(
+        f"tensor {name!r} of {owner} ({source.label}) holds {count} NaN or infinite values",
+        hint="A merge would spread them; repair or leave out that checkpoint",
+    )
 
 
 def _finish(base: Tensor | None, stack: Stack, dtype: torch.dtype) -> Tensor:
     if len(stack.values) != 1:
-        raise CheckpointError(
+        raise PlanError(
             f"the recipe ends with {len(stack.values)} rows for tensor {stack.name!r} instead of one",
             hint="End the chain with an aggregate such as total or mean",
         )
     merged = stack.values[0] if base is None else base + stack.values[0]
-    return merged.to(dtype)
+    cast = merged.to(dtype)
+    if count := _count_nonfinite(cast.to(merged.dtype)):
+        raise NumericalError(
+            f"{count} merged values of tensor {stack.name!r} are too large for {dtype}",
+            hint="Scale the merge down, or write a wider dtype",
+        )
+    return cast
 
 
 def _slice_elements(info: TensorInfo, grain: Grain) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,9 +15,9 @@ from taskloom.algebra import Chain
 from taskloom.errors import PlanError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recipe:
-    """A merging method and the options it is run with; immutable.
+    """A merging method and the options it is run with; immutable, equal by name and options.
 
     Examples
     --------
@@ -29,7 +30,7 @@ class Recipe:
 
     method: str
     options: Mapping[str, Any]
-    chain: Chain = field(compare=False, repr=False)
+    chain: Chain = field(repr=False)
 
     @classmethod
     def of(cls, method: str, *, seed: int | None = None, **options: Any) -> Recipe:
@@ -58,6 +59,16 @@ class Recipe:
         except ValueError as error:
             raise PlanError(f"{method}: {error}") from None
         return cls(method, MappingProxyType(checked), composed)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[str, str]:
+        return self.method, json.dumps(self.plain(), sort_keys=True)
 
     def plain(self) -> dict[str, Any]:
         """Return the options as JSON-ready data; a learned tensor is shown by its values."""

@@ -15,6 +15,10 @@ from taskloom.registry import register
     "merge",
     paper="Davari and Belilovsky, Model Breadcrumbs, ECCV 2024, eq. 1-3",
     needs=("base", "experts"),
+    partly={
+        "Model Breadcrumbs": "the method is there; the comparison with task arithmetic over growing "
+        "numbers of tasks is not"
+    },
 )
 def breadcrumbs(
     *,
