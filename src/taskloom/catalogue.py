@@ -2,7 +2,7 @@
 
 >>> ties = next(m for m in methods() if m["name"] == "ties")
 >>> ties["composition"], ties["reads"]
-('keep(0.2, model) -> elect -> mean(kept) -> scale(1.0)', 3)
+('keep(0.2, model) -> elect -> mean(kept) -> scale(1)', 3)
 """
 
 from __future__ import annotations

@@ -89,8 +89,9 @@ def invoke(args: list[str]) -> int:
         sys.stdout.flush()
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has left; the interpreter must not flush into the closed pipe.
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has left (click turns that into SystemExit, and nothing else);
+        # the interpreter must not flush into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except Exception as error:

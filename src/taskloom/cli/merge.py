@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 import taskloom
 from taskloom.cli import options, output
 from taskloom.cli.listen import listening
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -72,9 +76,10 @@ def command(
     )
 
 
-def _torch_dtype(name: str | None) -> object:
+def _torch_dtype(name: str | None) -> torch.dtype | None:
     if name is None:
         return None
     import torch
 
-    return getattr(torch, name)
+    found: torch.dtype = getattr(torch, name)
+    return found

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import taskloom
 from taskloom.cli import options, output
+
+if TYPE_CHECKING:
+    from taskloom.store.pool import Expert
 
 
 @options.verb(
@@ -17,32 +22,24 @@ def command(base: str, experts: tuple[str, ...], allow_pickle: bool, as_json: bo
     """Open experts of one base, check that they fit, and list them."""
     sources, names = options.named(experts)
     opened = taskloom.pool(base, sources, names=names, allow_pickle=allow_pickle)
-    rows = [
-        {
-            "name": expert.name,
-            "task": expert.task,
-            "path": expert.checkpoint.label,
-            "tensors": len(expert.checkpoint.tensors),
-            "parameters": sum(info.numel for info in expert.checkpoint.tensors.values()),
-            "bytes": sum(info.nbytes for info in expert.checkpoint.tensors.values()),
-        }
-        for expert in opened.experts
-    ]
+    rows = [_described(expert) for expert in opened.experts]
     if as_json:
         output.print_json({"base": base, "experts": rows})
         return
     output.print_table(
         f"{len(rows)} experts of {base}; names, shapes and dtypes agree",
-        ["expert", "task", "tensors>", "parameters>", "MB>", "path"],
-        [
-            [
-                row["name"],
-                row["task"],
-                row["tensors"],
-                f"{row['parameters']:,}",
-                f"{row['bytes'] / 1e6:.1f}",
-                row["path"],
-            ]
-            for row in rows
-        ],
+        ["expert", "task", "tensors>", "parameters>", "bytes>", "path"],
+        [list(row.values()) for row in rows],
     )
+
+
+def _described(expert: Expert) -> dict[str, Any]:
+    infos = expert.checkpoint.tensors.values()
+    return {
+        "name": expert.name,
+        "task": expert.task,
+        "tensors": len(infos),
+        "parameters": sum(info.numel for info in infos),
+        "bytes": sum(info.nbytes for info in infos),
+        "path": expert.checkpoint.label,
+    }
