@@ -155,9 +155,7 @@ def test_an_adapter_of_the_bare_model_fits_the_wrapped_one(tmp_path):
 
 
 def test_factors_are_the_change(tmp_path):
-    base, adapter, _ = make(
-        bert(), tmp_path, target_modules=["query", "word_embeddings"], lora_alpha=10
-    )
+    base, adapter, _ = make(bert(), tmp_path, target_modules=["query", "word_embeddings"], lora_alpha=10)
     checkpoint, plain = opened(adapter, base), open_checkpoint(base)
     for name in checkpoint.changed:
         b, a, scaling = checkpoint.factors(name)

@@ -102,7 +102,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     _check_cover(file, spans, mark[0] - 8 - length)
     tensors = {name: info for _, _, info, name in spans}
     offsets = {name: 8 + length + start for start, _, _, name in spans}
-    return Header(file, MappingProxyType(tensors), MappingProxyType(offsets), metadata, mark)
+    return Header(file, tensors, offsets, metadata, mark)
 
 
 def _refuse(file: Path, what: str, tensor: str | None = None) -> NoReturn:
@@ -167,13 +167,15 @@ def _parse(file: Path, raw: bytes) -> dict[str, Any]:
 
 def _metadata(file: Path, found: Any) -> Mapping[str, str]:
     if found is None:
-        return MappingProxyType({})
+        return {}
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
         _refuse(file, "expected metadata that maps strings to strings")
-    return MappingProxyType(found)
+    return found
 
 
 def _span(file: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        _refuse(file, "expected a name in Unicode, found half of a surrogate pair", name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         _refuse(file, "expected exactly dtype, shape and data_offsets", name)
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None

@@ -67,9 +67,10 @@ def _load(file: Path) -> Mapping[str, Tensor]:
             f"{file}: expected a pickle of tensors alone, found one that needs more or is damaged",
             hint="Convert it to safetensors where it came from",
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{file}: expected a pickled state dict, but {str(error).splitlines()[0]}",
+            f"{file}: expected a pickled state dict, but {reason}",
             hint="Get the file again from its source",
         ) from error
     if not isinstance(found, Mapping):
