@@ -101,7 +101,7 @@ def test_a_pickled_file(tmp_path, state, legacy):
     checkpoint = open_checkpoint(file, allow_pickle=True)
     assert checkpoint.label == str(file)
     assert checkpoint.digest() == MemoryCheckpoint(state).digest()
-    with pytest.raises(CheckpointError, match="the weights are pickled, .* allow pickles"):
+    with pytest.raises(CheckpointError, match=r"the weights are pickled, .* allow pickles"):
         open_checkpoint(file)
 
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_opened(tmp_path):
     with pytest.raises(CheckpointError, match="expected weights, a path or a hub id, found int"):
         open_checkpoint(3)
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="this is an adapter, .* Give the base"):
+    with pytest.raises(CheckpointError, match=r"this is an adapter, .* Give the base"):
         open_checkpoint(tmp_path)
 
 

@@ -154,9 +154,17 @@ def _debian_data(path: Path) -> io.BytesIO:
             size = _ar_size(path, entry)
             if name.startswith("data.tar"):
                 _refuse_zstd(path, name)
-                return io.BytesIO(file.read(size))
+                data = file.read(size)
+                if len(data) != size:
+                    raise DataError(
+                        f"{path}: expected {size} bytes of {name}, found {len(data)}",
+                        hint="The package was cut short; fetch it again",
+                    )
+                return io.BytesIO(data)
             file.seek(size + size % 2, io.SEEK_CUR)
-    raise DataError(f"{path}: expected data.tar in the Debian package, found none", hint="Fetch it")
+    raise DataError(
+        f"{path}: expected data.tar in the Debian package, found none", hint="Fetch it again"
+    )
 
 
 def _ar_size(path: Path, entry: bytes) -> int:

@@ -52,7 +52,7 @@ def resolve_model(
     """
     text = os.fspath(spec)
     path = Path(text).expanduser()
-    if path.exists():
+    if text and path.exists():
         return path
     name, _, tagged = text.partition("@")
     if tagged and revision is not None and tagged != revision:
@@ -72,7 +72,8 @@ def _could_be_id(text: str, name: str, revision: str | None) -> bool:
     if text.endswith(("@", "/", ".safetensors", *(each[1:] for each in _PICKLES))):
         return False
     whole = _ID.fullmatch(name) is not None and ".." not in name and "--" not in name
-    return whole and (revision is None or _REVISION.fullmatch(revision) is not None)
+    good = _REVISION.fullmatch(revision or "x") is not None and ".." not in (revision or "")
+    return whole and good
 
 
 def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
