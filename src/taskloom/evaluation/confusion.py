@@ -6,6 +6,7 @@ stack of confusion matrices; tests hold the two forms against each other.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,11 @@ Counts = NDArray[np.float64]
 Values = NDArray[np.float64]
 
 
-def sklearn_metrics() -> Any:
-    """Return ``sklearn.metrics``.
+def measured(function: str, labels: Labels, predictions: Labels, **options: Any) -> float:
+    """Return ``sklearn.metrics.<function>(labels, predictions, **options)`` without its warnings.
+
+    scikit-learn warns of classes that occur on one side only, or of a single class; the registered
+    metrics say in their own words what they give then.
 
     Raises
     ------
@@ -31,7 +35,9 @@ def sklearn_metrics() -> Any:
         from sklearn import metrics
     except ModuleNotFoundError:
         raise MissingExtra("scikit-learn", "run", purpose="scoring") from None
-    return metrics
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return float(getattr(metrics, function)(labels, predictions, **options))
 
 
 def _ratio(numerator: Counts, denominator: Counts) -> Counts:

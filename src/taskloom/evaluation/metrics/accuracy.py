@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskloom.evaluation.confusion import Labels, sklearn_metrics
+from taskloom.evaluation.confusion import Labels, measured
 from taskloom.registry import register
 
 
@@ -14,4 +14,4 @@ def accuracy(labels: Labels, predictions: Labels) -> float:
     >>> accuracy(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]))
     0.75
     """
-    return float(sklearn_metrics().accuracy_score(labels, predictions))
+    return measured("accuracy_score", labels, predictions)

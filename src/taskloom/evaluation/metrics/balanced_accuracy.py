@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-
-from taskloom.evaluation.confusion import Labels, sklearn_metrics
+from taskloom.evaluation.confusion import Labels, measured
 from taskloom.registry import register
 
 
@@ -16,8 +14,4 @@ def balanced_accuracy(labels: Labels, predictions: Labels) -> float:
     >>> round(balanced_accuracy(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0])), 4)
     0.8333
     """
-    metrics = sklearn_metrics()
-    with warnings.catch_warnings():
-        # a class that is predicted but never true is no reason to warn: recall ignores it
-        warnings.simplefilter("ignore", UserWarning)
-        return float(metrics.balanced_accuracy_score(labels, predictions))
+    return measured("balanced_accuracy_score", labels, predictions)

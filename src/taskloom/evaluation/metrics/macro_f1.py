@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskloom.evaluation.confusion import Labels, sklearn_metrics
+from taskloom.evaluation.confusion import Labels, measured
 from taskloom.registry import register
 
 
@@ -16,5 +16,4 @@ def macro_f1(labels: Labels, predictions: Labels) -> float:
     >>> round(macro_f1(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0])), 4)
     0.7333
     """
-    metrics = sklearn_metrics()
-    return float(metrics.f1_score(labels, predictions, average="macro", zero_division=0))
+    return measured("f1_score", labels, predictions, average="macro", zero_division=0)
