@@ -71,7 +71,9 @@ def test_radix_finds_what_a_sort_finds_in_any_order_and_slicing(values, data):
     ranks = data.draw(st.lists(st.integers(1, 24), min_size=3, max_size=3))
     cuts = sorted(data.draw(st.sets(st.integers(1, 23), max_size=6)))
     pieces = data.draw(st.permutations(np.split(values, cuts, axis=1)))
-    expected = np.array([np.sort(np.abs(row))[rank - 1] for row, rank in zip(values, ranks, strict=True)])
+    expected = np.array(
+        [np.sort(np.abs(row))[rank - 1] for row, rank in zip(values, ranks, strict=True)]
+    )
     assert np.array_equal(limits(pieces, ranks).view(np.float32), expected)
 
 

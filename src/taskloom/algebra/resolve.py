@@ -39,7 +39,7 @@ def elect(tie: Tie = "zero", weights: Weights | None = None) -> Step:
         if tie != "zero":
             tied = 1.0 if majority is None else majority
             sign = torch.where(sign == 0, torch.full_like(sign, tied), sign)
-        return stack.with_values(stack.values * (torch.sign(votes) == sign))
+        return stack.with_values(stack.values * (votes * sign > 0))
 
     if tie != "majority":
         return Step("elect" if tie == "zero" else f"elect(tie {tie})", apply, weights=weights)
