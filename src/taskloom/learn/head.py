@@ -144,9 +144,11 @@ def _sklearn() -> tuple[Any, Any]:
 def _fit(standard: Floats, indices: Ints, c: float) -> tuple[Floats, Floats, Ints]:
     """Return weight ``(C', D)``, bias ``(C',)`` and the C' classes that occur."""
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
     model = _sklearn()[0](C=c, max_iter=500)
-    with warnings.catch_warnings():
+    # these products are small: more threads only wait for each other, ten times slower when shared
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         # strictly convex: stopping early leaves a slightly less sharp head, not a wrong one
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(standard, indices)

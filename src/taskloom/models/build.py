@@ -24,6 +24,7 @@ def tiny_vit(
     layers: int = 3,
     heads: int = 4,
     intermediate: int = 128,
+    spread: float = 0.12,
     pooling: str = "mean",
     image_scale: float = 1.0,
     image_mean: tuple[float, ...] = (0.0,),
@@ -37,6 +38,9 @@ def tiny_vit(
         Height and width of image and patch, in pixels.
     channels, hidden, layers, heads, intermediate
         Sizes of the transformer; ``hidden`` is the length of a feature vector.
+    spread
+        Standard deviation of the random weights; the 0.02 of large models trains slowly at this
+        width.
     pooling, image_scale, image_mean, image_std
         See `EncoderSettings`.
     """
@@ -55,6 +59,7 @@ def tiny_vit(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=intermediate,
+        initializer_range=spread,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )

@@ -46,7 +46,7 @@ class Head:
     def __post_init__(self) -> None:
         weight = np.ascontiguousarray(self.weight, dtype=np.float32)
         bias = np.ascontiguousarray(self.bias, dtype=np.float32)
-        labels = tuple(self.labels)
+        labels = tuple(str(label) for label in self.labels)
         if weight.ndim != 2 or bias.shape != (len(weight),) or len(labels) != len(weight):
             raise DataError(
                 f"head of task {self.task!r}: expected weight (C, D), bias (C,) and C labels, "

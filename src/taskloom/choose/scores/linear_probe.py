@@ -73,11 +73,13 @@ def linear_probe(
 def _right(matrix: Floats, indices: Ints, fit: Ints, held: Ints, c: float) -> int:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     mean, scale = matrix[fit].mean(0), matrix[fit].std(0)
     scale[scale <= 1e-8 * np.maximum(np.abs(mean), 1.0)] = 1.0
     model = LogisticRegression(C=c, max_iter=1000)
-    with warnings.catch_warnings():
+    # these products are small: more threads only wait for each other
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit((matrix[fit] - mean) / scale, indices[fit])
     return int((model.predict((matrix[held] - mean) / scale) == indices[held]).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def lora(
     MissingExtra
         peft is not installed.
     PlanError
-        No module has a name in ``lora_targets``.
+        No module has a name in ``lora_targets``; or the architecture's modules are not called what
+        its stored weights are called, so that no other program could match the adapter to them.
     """
     try:
         from peft import LoraConfig, TaskType, get_peft_model
@@ -59,7 +61,8 @@ def lora(
     config = LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION, r=lora_rank, lora_alpha=lora_alpha, **options
     )
-    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # peft calls what transformers deprecates
         torch.manual_seed(seed)
         try:
             model = get_peft_model(encoder.module, config)
@@ -69,6 +72,7 @@ def lora(
                 f"but peft finds no module to adapt: {' '.join(str(error).split())[:200]}"
             ) from error
     model.peft_config["default"].base_model_name_or_path = str(encoder.directory)
+    _refuse_renamed(encoder, model)
     moving = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return LowRankTuning(encoder, moving, model)
 
@@ -84,7 +88,23 @@ class LowRankTuning:
 
     def write(self, target: Path, extra: Extra) -> None:
         """Write an adapter directory that ``PeftModel.from_pretrained`` loads onto the base."""
-        with quiet_transformers(), atomic_directory(target, overwrite=True) as folder:
+        with (
+            quiet_transformers(),
+            warnings.catch_warnings(),
+            atomic_directory(target, overwrite=True) as folder,
+        ):
+            warnings.simplefilter("ignore")
             self.model.save_pretrained(folder, save_embedding_layers=False)
             (folder / "README.md").unlink(missing_ok=True)  # peft's empty template
             extra(folder)
+
+
+def _refuse_renamed(encoder: Encoder, model: Any) -> None:
+    own = {inside for stored, inside in encoder.names.items() if stored != inside}
+    for name in model.targeted_module_names:
+        if f"{name}.weight" in own:
+            raise PlanError(
+                f"training: method 'lora' adapts the module {name!r}, which {encoder.directory} "
+                f"stores under another name",
+                hint="Use method 'full' for this architecture",
+            )
