@@ -155,9 +155,7 @@ def hostile() -> RunResult:
                         options={HOSTILE: HOSTILE}, composition=HOSTILE, digest=HOSTILE)  # fmt: skip
     models = [base, *experts, merge]
     scores = [
-        score(m.name, t.name, 0.9 - 0.1 * i, n)
-        for i, m in enumerate(models)
-        for t in [*tasks, target]
+        score(m.name, t.name, 0.9 - 0.1 * i, n) for i, m in enumerate(models) for t in [*tasks, target]
     ]
     scores[3] = scores[3].model_copy(update={"value": float("nan"), "low": float("nan")})
     entries = [RankEntry(expert=e.name, score=float("nan"), rank=i + 1) for i, e in enumerate(experts)]
@@ -323,8 +321,7 @@ def _transfer(found: dict[Any, ScoreRecord]) -> Matrix:
     columns = [name for name, *_ in [*POOL, *TARGETS]]
     rows = [f"expert:{name}" for name, *_ in POOL]
     values: list[list[float | None]] = [
-        [found[row, column].value - found["base", column].value for column in columns]
-        for row in rows
+        [found[row, column].value - found["base", column].value for column in columns] for row in rows
     ]
     return Matrix(title="Transfer: test score minus base", rows=rows, columns=columns,
                   values=values, row_label="Source expert", column_label="Task")  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from taskloom.runs.report import tables, words
@@ -37,6 +36,7 @@ class Figure:
     table: tables.Table | None
     small: bool = False  # one of several side by side
     group: str = ""  # what the small ones belong to
+    heading: str = ""  # shorter title where the page has said the rest
 
 
 def figures(index: Index) -> dict[str, list[Figure]]:
@@ -86,7 +86,7 @@ def leaderboard(index: Index) -> Figure | None:
         {
             "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.75, "aria": False},
             "encoding": {
-                "x": {**x, "field": "low", "axis": axis("mean test score, points")},
+                "x": {**x, "field": "low", "axis": axis("mean test score, points", tickCount=7, labelOverlap=True)},
                 "x2": {"field": "high"},
                 **kind,
             },
@@ -107,7 +107,7 @@ def leaderboard(index: Index) -> Figure | None:
     ]  # fmt: skip
     model, mean = index.ranked[0]
     total = len(index.pool_tasks)
-    spec = _spec(rows, layers, {"y": y}, width=FIT, height={"step": 31})
+    spec = _spec(rows, layers, {"y": y}, width=FIT, height=31 * len(rows))
     return Figure(
         key="leaderboard",
         title=f"Mean test score over {words.count(total, 'pool task')}",
@@ -144,6 +144,8 @@ def per_task(index: Index) -> Figure | None:
     ]
     if not rows:
         return None
+    sizes = dict(zip(SERIES, (120, 120, 45, 60), strict=True))
+    rows = [{**row, "size": sizes[str(row["series"])]} for row in rows]
     order = {series: place for place, series in enumerate([SERIES[2], SERIES[3], SERIES[1], SERIES[0]])}
     rows.sort(key=lambda row: order[str(row["series"])])  # drawn last lies on top
     hues = [colour("base"), colour("expert"), colour("faint"), colour("merge")]
@@ -159,12 +161,11 @@ def per_task(index: Index) -> Figure | None:
             "field": "value",
             "type": "quantitative",
             "scale": {"zero": False, "nice": True},
-            "axis": axis("test score, points"),
+            "axis": axis("test score, points", tickCount=8, labelOverlap=True),
         },
         "color": _scale("series", SERIES, hues),
         "shape": _scale("series", SERIES, ["circle", "diamond", "stroke", "triangle-up"]),
-        "size": {"field": "series", "type": "nominal", "legend": None,
-                 "scale": {"domain": SERIES, "range": [120, 120, 45, 60]}},
+        "size": {"field": "size", "type": "quantitative", "scale": None, "legend": None},
         "tooltip": _tooltip(task="Task", model="Model", shown="Score, points",
                             interval="95 % interval", n="n"),
     }  # fmt: skip
@@ -172,7 +173,7 @@ def per_task(index: Index) -> Figure | None:
     encoding["color"]["legend"] = legend
     encoding["shape"]["legend"] = legend
     mark = {"type": "point", "filled": False, "strokeWidth": 2, "opacity": 1}
-    spec = _spec(rows, [{"mark": mark}], encoding, width=FIT, height={"step": 40})
+    spec = _spec(rows, [{"mark": mark}], encoding, width=FIT, height=40 * len(index.scored_tasks()))
     return Figure(
         key="tasks",
         title="Each task: merges against the base and the task's own expert",
@@ -196,15 +197,15 @@ def sweeps(index: Index) -> list[Figure]:
     if not points:
         return []
     domain = [100 * min(p.low for p in points), 100 * max(p.high for p in points)]
-    groups = groupby(points, key=lambda p: (p.method, p.option))
-    return [_sweep(index, i, list(group), domain) for i, (_, group) in enumerate(groups)]
+    groups: dict[tuple[str, str], list[SweepPoint]] = {}
+    for point in points:
+        groups.setdefault((point.method, point.option), []).append(point)
+    return [_sweep(index, i, group, domain) for i, group in enumerate(groups.values())]
 
 
 def rankings(index: Index) -> list[Figure]:
     """Draw the truth against each score's rank, one small chart a target and score."""
-    found = [
-        _ranking(index, number, record) for number, record in enumerate(index.result.rankings)
-    ]
+    found = [_ranking(index, number, record) for number, record in enumerate(index.result.rankings)]
     return [figure for figure in found if figure is not None]
 
 
@@ -289,6 +290,8 @@ def _ranking(index: Index, number: int, record: RankingRecord) -> Figure | None:
     hits = any(row["rank"] == 1 and row["value"] == 100 * best for row in rows)
     names = ["first choice", "truly best", "other"]
     hues = [colour("merge"), colour("expert"), colour("faint")]
+    sizes = dict(zip(names, (560, 110, 60), strict=True))
+    rows = [{**row, "size": sizes[str(row["series"])]} for row in rows]
     color = {**_scale("series", names, hues), "legend": None}
     x = {
         "field": "rank",
@@ -304,8 +307,8 @@ def _ranking(index: Index, number: int, record: RankingRecord) -> Figure | None:
         {"mark": {"type": "point", "filled": True, "opacity": 1},
          "encoding": {"y": {**y, "field": "value"}, "color": color,
                       "shape": {**_scale("series", names, [STAR, "diamond", "circle"]), "legend": None},
-                      "size": {"field": "series", "type": "nominal", "legend": None,
-                               "scale": {"domain": names, "range": [560, 110, 60]}},
+                      "size": {"field": "size", "type": "quantitative", "scale": None,
+                               "legend": None},
                       "tooltip": _tooltip(expert="Expert", rank="Rank", score="Score",
                                           shown="Test, points", interval="95 % interval")}},
     ]  # fmt: skip
@@ -330,6 +333,7 @@ def _ranking(index: Index, number: int, record: RankingRecord) -> Figure | None:
         table=None,  # one table a target holds all scores
         small=True,
         group=record.target,
+        heading=record.score,
     )
 
 
@@ -364,6 +368,7 @@ def _spec(rows: list[dict[str, Any]], layers: list[Spec], encoding: Spec, **layo
     return {
         **fixed(rows),
         **layout,
+        "autosize": {"type": "fit-x", "contains": "padding"},
         "encoding": encoding,
         "layer": layers,
         "config": config(),

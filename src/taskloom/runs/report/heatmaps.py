@@ -70,11 +70,13 @@ def cosine_chart(index: Index) -> Chart | None:
         plain=lambda row, column: row == column,
         framed=lambda _row, _column: False,
     )
-    described = f"off the diagonal from {words.decimal(min(off))} to {words.decimal(max(off))}" if off else ""
-    caption = (
-        "0: the two experts changed the base in unrelated directions; below 0: against each other."
+    described = (
+        f"off the diagonal from {words.decimal(min(off))} to {words.decimal(max(off))}" if off else ""
     )
-    description = f"Heatmap of cosines between {words.count(len(source.rows), 'task vector')}, {described}."
+    caption = "0: the two experts changed the base in unrelated directions; below 0: against each other."
+    description = (
+        f"Heatmap of cosines between {words.count(len(source.rows), 'task vector')}, {described}."
+    )
     return source.title, caption, description, spec, tables.matrix(index, source, in_points=False)
 
 
@@ -128,7 +130,7 @@ def _heatmap(
             "type": "nominal",
             "sort": None,
             "scale": {"domain": column_labels, "paddingInner": 0.04},
-            "axis": axis(None, orient="top", labelAngle=-38, labelAlign="left", labelLimit=150,
+            "axis": axis(None, orient="top", labelAngle=-38, labelAlign="left", labelLimit=200,
                          domain=False, ticks=False, labelColor=colour("ink")),
         },
         "y": {

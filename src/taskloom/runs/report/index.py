@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from taskloom.runs.result import ModelRecord, RunResult, ScoreRecord, TaskRecord
+from taskloom.runs.result import GuardRecord, ModelRecord, RunResult, ScoreRecord, TaskRecord
 
 KIND_ORDER = {"base": 0, "expert": 1, "merge": 2}
 
@@ -118,13 +118,18 @@ class Index:
 
     @cached_property
     def refused(self) -> set[str]:
-        """Names of models that a guard refused in any scope."""
-        return {name for guard in self.result.guards for name in guard.refused}
+        """Names of models refused for the pool (for any target when the pool has no verdict)."""
+        return {name for guard in self._verdicts for name in guard.refused}
 
     @cached_property
     def winners(self) -> set[str]:
-        """Names of models that a guard chose in any scope."""
-        return {guard.winner for guard in self.result.guards}
+        """Names of models chosen for the pool (for any target when the pool has no verdict)."""
+        return {guard.winner for guard in self._verdicts}
+
+    @cached_property
+    def _verdicts(self) -> list[GuardRecord]:
+        guards = self.result.guards
+        return [guard for guard in guards if guard.scope == "pool"] or guards
 
     def gains(self, model: str) -> list[Gain]:
         """Return the model's gains over the base, one for each task on which both were scored."""

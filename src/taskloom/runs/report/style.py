@@ -52,6 +52,7 @@ def config() -> Spec:
             "offset": 10,
             "columnPadding": 18,
             "labelLimit": 220,
+            "symbolOpacity": 1,
         },
         "text": {"color": ink, "fontSize": 12},
     }

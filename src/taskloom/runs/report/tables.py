@@ -128,7 +128,9 @@ def per_task(index: Index) -> Table:
         role = "target, " if task.role == "target" else ""
         n = f"n = {sizes.pop():,}" if len(sizes) == 1 else ""
         columns.append(
-            Column(index.task_label(task.name), numeric=True, note=f"{role}{task.metric}, {n}".strip(", "))
+            Column(
+                index.task_label(task.name), numeric=True, note=f"{role}{task.metric}, {n}".strip(", ")
+            )
         )
     caption = (
         "Test score in points with its 95 % interval. "
@@ -168,7 +170,11 @@ def harms(index: Index) -> Table:
         Column("Worst loss, points", numeric=True),
         Column("Clearly below on"),
     )
-    return Table("Where a model does worse than the base on the test split", columns, tuple(rows))
+    return Table(
+        "Models whose test score is below the base; clearly: their two 95 % intervals do not overlap",
+        columns,
+        tuple(rows),
+    )
 
 
 def matrix(index: Index, source: Matrix, *, in_points: bool) -> Table:
@@ -270,7 +276,7 @@ def recipes(index: Index) -> Table:
     rows = tuple(
         (
             model_cell(index, model.name),
-            Cell(model.composition or words.MISSING, code=bool(model.composition)),
+            Cell(model.composition.replace("->", "→") or words.MISSING, code=bool(model.composition)),
             Cell(words.settings(model.options)),
             Cell(str(model.reads), sort=model.reads),
             Cell(words.size(model.bytes_read) if model.bytes_read else words.MISSING,

@@ -24,7 +24,7 @@ LIGHT: Mapping[str, str] = {
     "link": "#0a5a9c",
     "base": "#626c7a",
     "expert": "#0069a8",
-    "merge": "#bf4e00",
+    "merge": "#b84a00",
     "faint": "#a9b2be",
     "good": "#0b6651",
     "good-wash": "#e3f3ee",
@@ -130,7 +130,10 @@ def _declarations(palette: Mapping[str, str], scheme: str) -> str:
 
 def _resolve_data(data: Any, palette: Mapping[str, str]) -> Any:
     rows = [
-        {key: _resolve_text(cell, palette) if key in _COLOUR_FIELDS else cell for key, cell in row.items()}
+        {
+            key: _resolve_text(cell, palette) if key in _COLOUR_FIELDS else cell
+            for key, cell in row.items()
+        }
         for row in data["values"]
     ]
     return {**data, "values": rows}

@@ -153,7 +153,9 @@ def _told_apart(record: TargetRecord) -> tuple[str, tables.Tone]:
 def _guard(index: Index, record: GuardRecord) -> GuardView:
     scope = "All pool tasks" if record.scope == "pool" else index.task_label(record.scope)
     winner = index.models.get(record.winner)
-    kind = f" ({winner.kind})" if winner and winner.kind != "base" else ""
+    label = index.label(record.winner)
+    told = winner is None or winner.kind in label.lower()
+    kind = "" if told or winner is None else f" ({winner.kind})"
     single = index.label(record.best_single)
     facts = [
         (f"Best single: {single}", f"{words.points(record.best_single_value)} points"),
@@ -170,7 +172,7 @@ def _guard(index: Index, record: GuardRecord) -> GuardView:
     )
     return GuardView(
         scope=scope,
-        verdict=f"Hand over {index.label(record.winner)}{kind}",
+        verdict=f"Hand over {label}{kind}",
         reason=record.reason,
         yardstick=record.yardstick,
         facts=tuple(facts),
