@@ -144,7 +144,7 @@ def _sklearn() -> tuple[Any, Any]:
 def _fit(standard: Floats, indices: Ints, c: float) -> tuple[Floats, Floats, Ints]:
     """Return weight ``(C', D)``, bias ``(C',)`` and the C' classes that occur."""
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     model = _sklearn()[0](C=c, max_iter=500)
     # these products are small: more threads only wait for each other, ten times slower when shared

@@ -73,7 +73,7 @@ def linear_probe(
 def _right(matrix: Floats, indices: Ints, fit: Ints, held: Ints, c: float) -> int:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     mean, scale = matrix[fit].mean(0), matrix[fit].std(0)
     scale[scale <= 1e-8 * np.maximum(np.abs(mean), 1.0)] = 1.0
