@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types imports docs references check-references bench constraints clean help
+.PHONY: environment core demo test lint types imports docs references check-references bench constraints clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -23,6 +23,11 @@ demo: $(VENV)/.level-run  ## run the demo (PLAN=small: no downloads, under a min
 
 test: $(VENV)/.level-dev  ## run the tests and doctests with coverage
 	$(BIN)/pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+environment: $(VENV)/.level-dev  ## make the virtual environment with everything in it
+
+core: | $(BIN)/python  ## install the package itself without extras (use with VENV=...)
+	$(BIN)/python -m pip install --quiet .
 
 lint: $(VENV)/.level-dev  ## ruff: rules and formatting
 	$(BIN)/ruff check .

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from taskloom.errors import TaskloomError as TaskloomError
     from taskloom.merging.api import merge as merge
     from taskloom.merging.api import merge_files as merge_files
+    from taskloom.runs.demo import demo as demo
+    from taskloom.runs.evaluate import evaluate as evaluate
+    from taskloom.runs.pipeline import run as run
+    from taskloom.runs.select import select as select
+    from taskloom.runs.show import report as report
+    from taskloom.runs.train import train as train
     from taskloom.store.pool import open_pool as pool
 
 __version__ = "0.1.0"
@@ -25,14 +31,34 @@ __version__ = "0.1.0"
 #: public name -> module and attribute
 _EXPORTS: dict[str, tuple[str, str]] = {
     "TaskloomError": ("taskloom.errors", "TaskloomError"),
+    "demo": ("taskloom.runs.demo", "demo"),
+    "evaluate": ("taskloom.runs.evaluate", "evaluate"),
     "merge": ("taskloom.merging.api", "merge"),
     "merge_files": ("taskloom.merging.api", "merge_files"),
     "methods": ("taskloom.catalogue", "methods"),
     "pool": ("taskloom.store.pool", "open_pool"),
+    "report": ("taskloom.runs.show", "report"),
+    "run": ("taskloom.runs.pipeline", "run"),
+    "select": ("taskloom.runs.select", "select"),
     "tasks": ("taskloom.catalogue", "tasks"),
+    "train": ("taskloom.runs.train", "train"),
 }
 
-__all__ = ["TaskloomError", "__version__", "merge", "merge_files", "methods", "pool", "tasks"]
+__all__ = [
+    "TaskloomError",
+    "__version__",
+    "demo",
+    "evaluate",
+    "merge",
+    "merge_files",
+    "methods",
+    "pool",
+    "report",
+    "run",
+    "select",
+    "tasks",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
