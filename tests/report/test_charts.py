@@ -74,14 +74,14 @@ def test_own_expert_is_marked_on_its_task_only():
 def test_heatmap_cells_carry_their_sign():
     rows = every(realistic())["transfer"].spec["data"]["values"]
     for row in rows:
-        negative = row["text"].startswith("−")
+        negative = row["text"].startswith("\N{MINUS SIGN}")
         assert ("heat-low" in row["fill"]) == negative, row
     assert sum(row["framed"] for row in rows) == 8
 
 
 def test_cells_without_a_number_stay_blank():
     rows = every(hostile())["transfer"].spec["data"]["values"]
-    assert [row["text"] for row in rows[:2]] == ["–", "–"]
+    assert [row["text"] for row in rows[:2]] == ["\N{EN DASH}", "\N{EN DASH}"]
     assert rows[0]["fill"] == "var(--card)"
 
 

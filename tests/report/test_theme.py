@@ -52,7 +52,5 @@ def test_resolve_leaves_names_in_data_alone():
 
 
 def test_paper_is_light_whatever_the_reader_chose():
-    assert (
-        f"@media print{{:root,:root:not([data-theme=light]),:root[data-theme=dark]{{color-scheme:light;--page:{theme.LIGHT['page']}"
-        in theme.css()
-    )
+    every = ":root,:root:not([data-theme=light]),:root[data-theme=dark]"
+    assert f"@media print{{{every}{{color-scheme:light;--page:{theme.LIGHT['page']};" in theme.css()

@@ -12,7 +12,7 @@ def test_no_more_decimals_than_one_example_is_worth(n, decimals):
 
 @pytest.mark.parametrize("bad", [None, math.nan, math.inf, -math.inf])
 def test_what_is_not_a_number_is_a_dash(bad):
-    assert words.decimal(bad) == words.points(bad, 300) == words.significant(bad) == "–"
+    assert words.decimal(bad) == words.points(bad, 300) == words.significant(bad) == "\N{EN DASH}"
 
 
 def test_a_negative_number_that_rounds_to_zero_has_no_sign():
@@ -20,13 +20,19 @@ def test_a_negative_number_that_rounds_to_zero_has_no_sign():
 
 
 def test_signs_are_true_minus_signs():
-    assert words.points(-0.05, 500) == "−5.0"
-    assert words.interval(-0.05, 0.02, 64, signed=True) == "−5 to +2"
+    assert words.points(-0.05, 500) == "\N{MINUS SIGN}5.0"
+    assert words.interval(-0.05, 0.02, 64, signed=True) == "\N{MINUS SIGN}5 to +2"
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0.00 s"), (9.94, "9.9 s"), (59.6, "1 min 0 s"), (3599.7, "1 h 0 min"), (math.nan, "–")],
+    [
+        (0, "0.00 s"),
+        (9.94, "9.9 s"),
+        (59.6, "1 min 0 s"),
+        (3599.7, "1 h 0 min"),
+        (math.nan, "\N{EN DASH}"),
+    ],
 )
 def test_duration(seconds, text):
     assert words.duration(seconds) == text

@@ -21,7 +21,10 @@ from taskloom.runs.result import RankingRecord, SweepPoint
 KINDS = ["base", "expert", "merge"]
 SHAPES = ["circle", "diamond", "triangle-up"]
 SERIES = ["base", "expert of the task", "other expert", "merge"]
-STAR = "M0,-1L0.28,-0.38L0.95,-0.31L0.45,0.15L0.59,0.81L0,0.47L-0.59,0.81L-0.45,0.15L-0.95,-0.31L-0.28,-0.38Z"
+STAR = (
+    "M0,-1L0.28,-0.38L0.95,-0.31L0.45,0.15L0.59,0.81L0,0.47"
+    "L-0.59,0.81L-0.45,0.15L-0.95,-0.31L-0.28,-0.38Z"
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def leaderboard(index: Index) -> Figure | None:
     """Draw each model's mean test score with its 95 % interval, best on top."""
     if not index.ranked:
         return None
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "model": index.label(model.name),
             "kind": model.kind,
@@ -77,16 +80,17 @@ def leaderboard(index: Index) -> Figure | None:
         "axis": axis(None, grid=True, labelLimit=190, domain=False, ticks=False),
     }
     x = {"type": "quantitative", "scale": {"zero": False, "nice": True, "padding": 14}}
-    kind = {
+    kind: Spec = {
         "color": _scale("kind", KINDS, [colour(kind) for kind in KINDS]),
         "tooltip": _tooltip(model="Model", kind="Kind", shown="Mean, points", interval="95 % interval",
                             n="n"),
     }  # fmt: skip
-    layers = [
+    bottom = axis("mean test score, points", tickCount=7, labelOverlap=True)
+    layers: list[Spec] = [
         {
             "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.75, "aria": False},
             "encoding": {
-                "x": {**x, "field": "low", "axis": axis("mean test score, points", tickCount=7, labelOverlap=True)},
+                "x": {**x, "field": "low", "axis": bottom},
                 "x2": {"field": "high"},
                 **kind,
             },
@@ -128,7 +132,7 @@ def leaderboard(index: Index) -> Figure | None:
 
 def per_task(index: Index) -> Figure | None:
     """Draw every model's test score on every task: base, own expert, other experts, merges."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "task": index.task_label(task.name),
             "model": index.label(model.name),
@@ -145,11 +149,12 @@ def per_task(index: Index) -> Figure | None:
     if not rows:
         return None
     sizes = dict(zip(SERIES, (120, 120, 45, 60), strict=True))
-    rows = [{**row, "size": sizes[str(row["series"])]} for row in rows]
+    for row in rows:
+        row["size"] = sizes[row["series"]]
     order = {series: place for place, series in enumerate([SERIES[2], SERIES[3], SERIES[1], SERIES[0]])}
-    rows.sort(key=lambda row: order[str(row["series"])])  # drawn last lies on top
+    rows.sort(key=lambda row: order[row["series"]])  # drawn last lies on top
     hues = [colour("base"), colour("expert"), colour("faint"), colour("merge")]
-    encoding = {
+    encoding: dict[str, Any] = {
         "y": {
             "field": "task",
             "type": "nominal",
@@ -211,7 +216,7 @@ def rankings(index: Index) -> list[Figure]:
 
 def _sweep(index: Index, number: int, points: Sequence[SweepPoint], domain: list[float]) -> Figure:
     points = sorted(points, key=lambda p: p.setting)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "setting": p.setting,
             "value": 100 * p.value,
@@ -271,7 +276,7 @@ def _ranking(index: Index, number: int, record: RankingRecord) -> Figure | None:
     if not found:
         return None
     best = max(s.value for _, s in found)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "rank": entry.rank,
             "expert": index.label(entry.expert),
@@ -291,7 +296,8 @@ def _ranking(index: Index, number: int, record: RankingRecord) -> Figure | None:
     names = ["first choice", "truly best", "other"]
     hues = [colour("merge"), colour("expert"), colour("faint")]
     sizes = dict(zip(names, (560, 110, 60), strict=True))
-    rows = [{**row, "size": sizes[str(row["series"])]} for row in rows]
+    for row in rows:
+        row["size"] = sizes[row["series"]]
     color = {**_scale("series", names, hues), "legend": None}
     x = {
         "field": "rank",

@@ -27,8 +27,8 @@ def transfer_chart(index: Index) -> Chart | None:
         index,
         source,
         caption=(
-            "Test score minus base, in points. Blue with + helps, orange with − hurts (negative "
-            "transfer); the framed cell is the expert's own task."
+            "Test score minus base, in points. Blue with + helps, orange with \N{MINUS SIGN} hurts "
+            "(negative transfer); the framed cell is the expert's own task."
         ),
     )
 
@@ -51,7 +51,7 @@ def merge_gain_chart(index: Index) -> Chart | None:
         row_label="Merge",
         column_label="Task",
     )
-    caption = "Test score minus base, in points. Orange with − is negative transfer."
+    caption = "Test score minus base, in points. Orange with \N{MINUS SIGN} is negative transfer."
     return _gain_chart(index, source, caption=caption)
 
 

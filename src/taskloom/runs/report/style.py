@@ -40,6 +40,7 @@ def config() -> Spec:
             "titleFontSize": 12,
             "titleFontWeight": "normal",
             "titlePadding": 8,
+            "titleLimit": 220,
             "domainColor": line,
             "tickColor": line,
             "gridColor": colour("grid"),

@@ -79,8 +79,6 @@ def leaderboard(index: Index) -> Table:
         rows.append(
             (
                 model_cell(index, model.name, flags=True),
-                Cell(str(place), sort=place),
-                Cell(model.kind),
                 Cell(words.points(mean.value, mean.n), sort=mean.value),
                 Cell(words.interval(mean.low, mean.high, mean.n), sort=mean.low),
                 Cell(
@@ -89,17 +87,19 @@ def leaderboard(index: Index) -> Table:
                     note=f"{clearly} clearly" if counted and clearly else "",
                     tone="bad" if counted and clearly else "",
                 ),
+                Cell(str(place), sort=place),
+                Cell(model.kind),
                 Cell(str(mean.tasks), sort=mean.tasks),
                 Cell(f"{mean.n:,}", sort=mean.n),
             )
         )
     columns = (
         Column("Model"),
-        Column("Place", numeric=True),
-        Column("Kind"),
         Column("Mean, points", numeric=True),
         Column("95 % interval", numeric=True),
         Column("Tasks below base", numeric=True),
+        Column("Place", numeric=True),
+        Column("Kind"),
         Column("Tasks", numeric=True),
         Column("n", numeric=True),
     )

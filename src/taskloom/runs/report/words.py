@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-MISSING = "–"
+MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
 
