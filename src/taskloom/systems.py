@@ -2,12 +2,13 @@
 
 The list is data (``data/systems.tsv``). A claim is made where the code is: a registered function
 names the systems it brings (``@register(..., systems=...)``) or brings in part (``partly=...``),
-and its proof is the test file that mirrors its module. A claim without tests is only half a claim.
+and its proof is the test file of its name, in the folder of tests that mirrors its room. A claim
+without tests is only half a claim.
 
 >>> rows()[1].name
 'Task arithmetic (Editing Models with Task Arithmetic)'
->>> proof_file("taskloom.merging.methods.ties")
-'tests/merging/methods/test_ties.py'
+>>> proof_file("merge", "dare_ties")
+'tests/merging/methods/test_dare_ties.py'
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from taskloom.errors import PlanError, nearest
-from taskloom.registry import Entry
+from taskloom.registry import ROOMS, Entry
 
 Status = Literal["works", "partly", "not yet"]
 
@@ -70,9 +71,9 @@ def rows() -> tuple[System, ...]:
     )
 
 
-def proof_file(module: str) -> str:
-    """Return the test file that mirrors a module of ``taskloom``."""
-    *folders, name = module.split(".")[1:]
+def proof_file(family: str, name: str) -> str:
+    """Return the test file of a registered function, relative to the repository."""
+    _, *folders = ROOMS[family].split(".")
     return "/".join(["tests", *folders, f"test_{name}.py"])
 
 
@@ -137,7 +138,7 @@ def _standing(system: System, full: list[Entry], partly: list[Entry], root: Path
     if not claims:
         return Standing(system, "not yet")
     names = tuple(f"{entry.family}/{entry.name}" for entry in claims)
-    files = {proof_file(entry.function.__module__): entry for entry in claims}
+    files = dict.fromkeys(proof_file(entry.family, entry.name) for entry in claims)
     proof = tuple(file for file in files if list_tests(root / file))
     untested = [file for file in files if file not in proof]
     missing = [entry.partly[system.name] for entry in partly]
