@@ -36,14 +36,8 @@ class Desk:
         """Fit the task's head on frozen base features, or take it from the stash."""
         name = data.task.name
         features = self.reader.read([self.base], [data], "train")["base", name]
-        return head_for(
-            self.reader.workspace,
-            data,
-            features,
-            data.train.labels,
-            owner=self.base.digest,
-            seed=self.seed,
-        )
+        stash = self.reader.workspace
+        return head_for(stash, data.task, features, data.train.labels, seed=self.seed)
 
     def load(self, task: str, limits: Limits) -> TaskData:
         """Load a task within the limits."""
@@ -66,7 +60,7 @@ def open_desk(base: str, *, seed: int, progress: Progress, options: Evaluation |
 
 
 def by_name_or_order(sources: Sources) -> tuple[list[Source | Expert], list[str] | None]:
-    """Split a mapping into sources and names; a sequence has no names."""
+    """Split a mapping into sources and names; a sequence has no names, and one path is one source."""
     if isinstance(sources, Mapping):
         return list(sources.values()), list(sources)
-    return list(sources), None
+    return [sources] if isinstance(sources, str) else list(sources), None

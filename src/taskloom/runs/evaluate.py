@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taskloom.errors import CheckpointError
+from taskloom.errors import CheckpointError, PlanError
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.score import Score, score
+from taskloom.evaluation.task import get_task
 from taskloom.models.head import Head, head_names
 from taskloom.progress import Progress, silent
 from taskloom.runs.candidates import Candidate, singles
@@ -49,6 +50,10 @@ def evaluate(
     sources, names = by_name_or_order(models)
     pool = open_pool(desk.reader.encoder.directory, sources, names=names)
     candidates = [desk.base, *singles(pool)[1:]]
+    names_of = [get_task(task).name for task in tasks]
+    for name in names_of:
+        if names_of.count(name) > 1:
+            raise PlanError(f"task {name!r} is named twice", hint="Name each task once")
     loaded = [desk.load(task, limits or Limits()) for task in tasks]
     heads = _heads(desk, pool, candidates, loaded)
     features = desk.reader.read(candidates, loaded, "test")

@@ -7,7 +7,7 @@ it yet; its labels are stashed with the features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -26,12 +26,16 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Reader:
-    """Runs candidates on examples through one encoder, with everything stashed."""
+    """Runs candidates on examples through one encoder, with everything stashed.
+
+    ``known`` holds the test labels of this process by the digest of the task's data.
+    """
 
     workspace: Workspace
     encoder: Encoder
     options: Evaluation
     progress: Progress
+    known: dict[str, Array] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> Any:
@@ -84,14 +88,17 @@ class Reader:
             return {name: getattr(data, split) for name, data in tasks.items()}
         opened = {name: data.test.open("score") for name, data in tasks.items()}
         for name, data in tasks.items():
-            key = ["test labels", data.digest]
-            if self.workspace.array("labels", key) is None:
-                self.workspace.keep_array("labels", key, opened[name].labels)
+            labels = self.workspace.remember("labels", data.digest, opened[name].labels.tolist)
+            self.known[data.digest] = np.array(labels, dtype=np.int64)
         return opened
 
     def test_labels(self, data: TaskData) -> Array:
-        """Return the test labels, known once a candidate was run on the test split."""
-        labels = self.workspace.array("labels", ["test labels", data.digest])
-        if labels is None:  # features of an older run without labels cannot occur: see _open
+        """Return the test labels (N,) of a task that `read` has run a candidate on."""
+
+        def unseen() -> list[int]:
             raise RuntimeError(f"the test split of {data.task.name!r} has not been scored")
-        return np.asarray(labels)
+
+        if data.digest not in self.known:
+            labels = self.workspace.remember("labels", data.digest, unseen)
+            self.known[data.digest] = np.array(labels, dtype=np.int64)
+        return self.known[data.digest]

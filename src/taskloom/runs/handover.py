@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taskloom import __version__
+from taskloom.errors import CheckpointError
 from taskloom.models.encoder import Encoder
-from taskloom.models.head import Head
+from taskloom.models.head import Head, head_names
 from taskloom.runs.candidates import Candidate
 from taskloom.runs.result import HandoverRecord
+from taskloom.runs.snippets import Reproduction
 from taskloom.store.atomic import write_json
 from taskloom.store.cache import canonical_digest
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
@@ -26,20 +28,19 @@ def hand_over(
     encoder: Encoder,
     *,
     run: str,
-    reproduces: str,
-    snippet: str,
+    reproduction: Reproduction,
     card: str,
 ) -> tuple[HandoverRecord, bool]:
-    """Write the directory unless it is there already, with the same weights and heads.
+    """Write the directory unless it is there already, with the same weights, tokenizer and heads.
 
     Returns
     -------
     (record, whether it was written now)
     """
-    key = canonical_digest([candidate.digest, [head.digest() for head in heads], card, snippet])
-    note = target / NOTE
-    relative = f"{target.parent.name}/{target.name}"
-    written = not (note.is_file() and json.loads(note.read_text("utf-8")).get("key") == key)
+    script = reproduction.script()
+    heads_digest = [head.digest() for head in heads]
+    key = canonical_digest([candidate.digest, encoder.digest(), heads_digest, card, script])
+    written = not _is_whole(target, key, heads)
     if written:
         weights = candidate.weights()
         tensors = SafetensorsCheckpoint(encoder.directory).tensors
@@ -48,7 +49,7 @@ def hand_over(
             for head in heads:
                 head.save(folder)
             (folder / "README.md").write_text(card, encoding="utf-8")
-            (folder / "reproduce.py").write_text(snippet, encoding="utf-8")
+            (folder / "reproduce.py").write_text(script, encoding="utf-8")
             write_json(
                 folder / NOTE,
                 {
@@ -56,8 +57,9 @@ def hand_over(
                     "run": run,
                     "model": candidate.record().model_dump(mode="json"),
                     "heads": [head.task for head in heads],
-                    "reproduces": reproduces,
+                    "reproduces": str(reproduction),
                     "key": key,
+                    "weights": SafetensorsCheckpoint(folder).digest(),
                 },
             )
 
@@ -70,11 +72,24 @@ def hand_over(
             extra=extra,
         )
     record = HandoverRecord(
-        path=relative,
+        path=f"{target.parent.name}/{target.name}",
         model=candidate.name,
         heads=[head.task for head in heads],
         digest=SafetensorsCheckpoint(target).digest(),
-        snippet=snippet,
-        reproduces=reproduces,
+        snippet=reproduction.script(str(target)),
+        reproduces=str(reproduction),
     )
     return record, written
+
+
+def _is_whole(target: Path, key: str, heads: Sequence[Head]) -> bool:
+    """Tell whether the directory is what ``key`` says and nobody has changed its weights since."""
+    try:
+        note = json.loads((target / NOTE).read_text("utf-8"))
+        return (
+            note["key"] == key
+            and note["weights"] == SafetensorsCheckpoint(target).digest()
+            and {head.task for head in heads} == set(head_names(target))
+        )
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+        return False

@@ -1,53 +1,50 @@
-"""One head per task, fitted on frozen base features and shared by every candidate."""
+"""One head per task, fitted on frozen base features and shared by every candidate.
+
+Heads and held-out predictions are kept under a digest of the features and labels themselves, so that
+whatever changes a feature (weights, tokenizer, precision, batch size) is noticed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.evaluation.data import TaskData
+from taskloom.evaluation.task import Task
 from taskloom.learn.head import fit_head
-from taskloom.models.head import Head
+from taskloom.models.head import Head, head_names
 from taskloom.runs.workspace import Workspace
-from taskloom.store.atomic import atomic_directory
-from taskloom.store.cache import canonical_digest
 
 Array = NDArray[Any]
 
 
-def head_for(
-    workspace: Workspace, data: TaskData, features: Array, labels: Array, *, owner: str, seed: int
-) -> Head:
-    """Fit a head on ``features`` (N, D) and ``labels`` (N,), or take it from the stash.
-
-    Parameters
-    ----------
-    owner
-        Digest of the weights that made the features.
-    """
-    key = canonical_digest(["head", owner, data.digest, len(labels), seed])
-    folder: Path = workspace.path / "stash" / "heads" / key[:32]
-    name = data.task.name
-    if folder.exists():
+def head_for(workspace: Workspace, task: Task, features: Array, labels: Array, *, seed: int) -> Head:
+    """Fit a head on ``features`` (N, D) and ``labels`` (N,), or take it from the stash."""
+    names = task.label_names
+    folder: Path = workspace.entry("heads", [_digest(features, labels), task.name, names, seed])
+    if task.name in head_names(folder):
         workspace.count("heads", skipped=True)
-        return Head.load(folder, name)
-    head = fit_head(features, labels, data.task.label_names, task=name, seed=seed)
-    with atomic_directory(folder) as temporary:
-        head.save(temporary)
+        return Head.load(folder, task.name)
+    head = fit_head(features, labels, names, task=task.name, seed=seed)
+    head.save(folder)
     workspace.count("heads", skipped=False)
     return head
 
 
-def shots(data: TaskData) -> tuple[Any, Array]:
-    """Return every labelled example a few-shot target may use: train and validation together."""
-    train, validation = data.train, data.validation
-    labels = np.concatenate([train.labels, validation.labels])
-    if isinstance(train.inputs, list):
-        return [*train.inputs, *validation.inputs], labels
-    return np.concatenate([train.inputs, np.asarray(validation.inputs)]), labels
+def held_out(
+    workspace: Workspace, task: Task, features: Array, labels: Array, *, folds: int, seed: int
+) -> Array:
+    """Return `cross_validated` predictions, or take them from the stash."""
+    names = task.label_names
+    key = [_digest(features, labels), task.name, names, folds, seed]
+    found = workspace.array("predictions", key)
+    if found is None:
+        found = cross_validated(features, labels, names, folds=folds, task=task.name, seed=seed)
+        workspace.keep_array("predictions", key, found)
+    return found
 
 
 def cross_validated(
@@ -55,14 +52,38 @@ def cross_validated(
 ) -> Array:
     """Return the held-out prediction (N,) of every example, each from a head that did not see it.
 
-    Folds are stratified and seeded; every class keeps a training example wherever it has two.
+    The folds depend on labels and seed alone, so that all candidates are compared on the same ones.
+    Everything a head needs, the penalty and the scaling of features included, is chosen within its
+    folds. A head that would see one class only predicts that class.
     """
-    from sklearn.model_selection import StratifiedKFold
-
-    smallest = int(np.bincount(labels)[np.unique(labels)].min())
-    splitter = StratifiedKFold(max(2, min(folds, smallest)), shuffle=True, random_state=seed)
+    fold = fold_of(labels, folds, seed)
     predicted = np.empty_like(labels)
-    for fit, held in splitter.split(features, labels):
-        head = fit_head(features[fit], labels[fit], names, task=task, seed=seed)
+    for number in np.unique(fold):
+        held = fold == number
+        seen = np.unique(labels[~held])
+        if len(seen) == 1:
+            predicted[held] = seen[0]
+            continue
+        head = fit_head(features[~held], labels[~held], names, task=task, seed=seed)
         predicted[held] = head.predict(features[held])
     return predicted
+
+
+def fold_of(labels: Array, folds: int, seed: int) -> Array:
+    """Return the fold (N,) of every example: sizes differ by one at most, each class is spread out.
+
+    >>> fold_of(np.array([0, 0, 0, 0, 1, 1]), 2, 0).tolist()
+    [1, 0, 0, 1, 0, 1]
+    """
+    rng = np.random.default_rng(seed)
+    order = np.concatenate([rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)])
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order] = np.arange(len(labels)) % folds
+    return fold
+
+
+def _digest(features: Array, labels: Array) -> str:
+    state = hashlib.sha256(repr(features.shape).encode())
+    state.update(np.ascontiguousarray(features, dtype="<f4").tobytes())
+    state.update(np.ascontiguousarray(labels, dtype="<i8").tobytes())
+    return state.hexdigest()

@@ -1,15 +1,17 @@
 """The ledger: every score of every run in one SQLite file, rebuilt from the run folders at any time.
 
 The run folders are the truth; the ledger is an index over them for questions such as "how did TIES do
-on trec6 in all my runs".
+on trec6 in all my runs". It lies beside the run folders. A ledger that is damaged, or of another
+version, is made anew from them when it is next used.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -17,6 +19,7 @@ from taskloom.errors import OutputError
 from taskloom.runs.result import RunResult
 
 NAME = "ledger.sqlite"
+T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -33,18 +36,31 @@ CREATE TABLE IF NOT EXISTS scores (
 """
 
 
-@contextmanager
-def _open(root: Path) -> Iterator[sqlite3.Connection]:
-    path = root / NAME
+#: what SQLite says when the file is no ledger (not: locked, full, or not writable)
+_BROKEN = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR}
+
+
+def _attempt(root: Path, action: Callable[[sqlite3.Connection], T]) -> T:
+    with closing(sqlite3.connect(root / NAME, timeout=30)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.executescript(_SCHEMA)
+        return action(connection)
+
+
+def _do(root: Path, action: Callable[[sqlite3.Connection], T]) -> T:
+    """Work on the ledger; make it anew first if it is broken."""
     try:
-        with closing(sqlite3.connect(path, timeout=30)) as connection, connection:
-            connection.execute("PRAGMA foreign_keys = ON")
-            connection.executescript(_SCHEMA)
-            yield connection
-    except sqlite3.DatabaseError as error:
+        try:
+            return _attempt(root, action)
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in _BROKEN:
+                raise
+        rebuild(root)
+        return _attempt(root, action)
+    except sqlite3.Error as error:
         raise OutputError(
-            f"the ledger {str(path)!r} cannot be written: {error}",
-            hint="Delete it and run: taskloom ledger --rebuild",
+            f"the ledger {str(root / NAME)!r} cannot be used: {error}",
+            hint="Make room for it, or delete it: it is made anew from the run folders",
         ) from error
 
 
@@ -64,9 +80,14 @@ def _insert(connection: sqlite3.Connection, folder: str, result: RunResult) -> N
 
 
 def record(root: Path, folder: Path, result: RunResult) -> None:
-    """Write one run's scores, replacing what the ledger knew of that folder."""
-    with _open(root) as connection:
-        _insert(connection, folder.name, result)
+    """Write one run's scores, replacing what the ledger knew of that folder.
+
+    Raises
+    ------
+    OutputError
+        The ledger is locked for half a minute, or cannot be written.
+    """
+    _do(root, lambda connection: _insert(connection, folder.name, result))
 
 
 def rebuild(root: Path) -> tuple[int, list[str]]:
@@ -80,19 +101,33 @@ def rebuild(root: Path) -> tuple[int, list[str]]:
     unreadable: list[str] = []
     for path in sorted(root.glob("*/result.json")):
         try:
-            results.append((path.parent.name, RunResult.model_validate_json(path.read_bytes())))
+            result = RunResult.model_validate_json(path.read_bytes())
         except (ValidationError, OSError):
             unreadable.append(path.parent.name)
+            continue
+        results.append((path.parent.name, result))
     (root / NAME).unlink(missing_ok=True)
-    with _open(root) as connection:
+
+    def fill(connection: sqlite3.Connection) -> None:
         for folder, result in results:
             _insert(connection, folder, result)
+
+    _attempt(root, fill)
     return len(results), unreadable
 
 
 def runs(root: Path) -> list[dict[str, str | int]]:
-    """Return every run the ledger knows, newest first."""
-    with _open(root) as connection:
+    """Return every run the ledger knows, newest first.
+
+    Raises
+    ------
+    OutputError
+        See `record`.
+    """
+
+    def read(connection: sqlite3.Connection) -> list[dict[str, str | int]]:
         connection.row_factory = sqlite3.Row
         rows = connection.execute("SELECT * FROM runs ORDER BY created DESC, folder")
         return [dict(row) for row in rows]
+
+    return _do(root, read)

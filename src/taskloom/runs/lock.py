@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from taskloom.merging.api import peak_memory
 from taskloom.runs.plan import Plan
 from taskloom.runs.result import LockRecord
-from taskloom.runs.workspace import Workspace
-
-_PACKAGES = (
-    "taskloom",
-    "torch",
-    "safetensors",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "transformers",
-    "tokenizers",
-    "peft",
-)
+from taskloom.runs.workspace import Workspace, numeric_versions
 
 
 def versions() -> dict[str, str]:
     """Return the installed version of every package that can change a number."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
+    for package in ("taskloom", "safetensors"):
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | numeric_versions()
 
 
 def make_lock(plan: Plan, inputs: dict[str, str], workspace: Workspace) -> LockRecord:

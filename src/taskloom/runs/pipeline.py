@@ -19,7 +19,6 @@ from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.load import load_task
 from taskloom.evaluation.score import score
 from taskloom.learn.options import TrainOptions
-from taskloom.learn.train import train_expert
 from taskloom.models.encoder import Encoder
 from taskloom.models.head import Head
 from taskloom.progress import Progress, silent
@@ -30,15 +29,15 @@ from taskloom.runs.features import Reader
 from taskloom.runs.handover import hand_over
 from taskloom.runs.heads import head_for
 from taskloom.runs.lock import make_lock
-from taskloom.runs.plan import Limits, Plan, PoolItem, load_plan
+from taskloom.runs.plan import Limits, Plan, load_plan
 from taskloom.runs.result import GuardRecord, HandoverRecord, RunResult, ScoreRecord
-from taskloom.runs.snippets import card, snippet
+from taskloom.runs.snippets import Reproduction, card
 from taskloom.runs.sweep import Bench, prepare_merges
 from taskloom.runs.targets import FewShot, conclude, prepare
+from taskloom.runs.train import tune
 from taskloom.runs.verdict import decide
 from taskloom.runs.workspace import Workspace
 from taskloom.store.atomic import atomic_file, write_json
-from taskloom.store.cache import cache_root
 from taskloom.store.open import open_checkpoint
 from taskloom.store.pool import Expert, Pool
 
@@ -114,10 +113,9 @@ def _prepare(plan: Plan, workspace: Workspace, progress: Progress) -> Prepared:
         heads = {
             data.task.name: head_for(
                 workspace,
-                data,
+                data.task,
                 features["base", data.task.name],
                 data.train.labels,
-                owner=base.digest,
                 seed=plan.seed,
             )
             for data in tasks
@@ -143,29 +141,17 @@ def _experts(prepared: Prepared) -> Pool:
     plan, workspace = prepared.plan, prepared.reader.workspace
     base = open_checkpoint(prepared.reader.encoder.directory)
     experts = []
+    options = TrainOptions.parse({"seed": plan.seed, **plan.train})
     with workspace.stage("train experts"):
         for item, data in zip(plan.pool, prepared.tasks, strict=True):
             name = data.task.name
-            source = item.expert or _train(prepared, item, data)
+            source: str | Path | None = item.expert
+            if source is None:
+                trained = tune(prepared.reader, prepared.heads[name], data, options)
+                workspace.count("experts", skipped=trained.cached)
+                source = trained.directory
             experts.append(Expert(name, open_checkpoint(source, base=base), name))
     return Pool(base, tuple(experts))
-
-
-def _train(prepared: Prepared, item: PoolItem, data: TaskData) -> Path:
-    plan, reader = prepared.plan, prepared.reader
-    options = TrainOptions(**{"seed": plan.seed, "max_length": plan.evaluation.max_length, **plan.train})
-    trained = train_expert(
-        reader.encoder.directory,
-        prepared.heads[data.task.name],
-        (data.train.inputs, data.train.labels),
-        (data.validation.inputs, data.validation.labels),
-        options,
-        cache=cache_root() / "experts",
-        key_extra={"task": data.digest},
-        progress=reader.progress,
-    )
-    reader.workspace.count("experts", skipped=trained.cached)
-    return trained.directory
 
 
 def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
@@ -245,70 +231,80 @@ def _hand_over(
     prepared: Prepared, draft: RunResult, candidates: list[Candidate], few: list[FewShot]
 ) -> list[HandoverRecord]:
     """Write the pool's winner with all heads, and each target's winner with its own."""
-    found, names = [], by_name(candidates)
-    pool_winner = draft.guards[0].winner
-    jobs = [("pool", pool_winner, list(prepared.heads.values()), prepared.tasks[0])]
-    jobs += [(s.name, s.guard.winner, [s.heads[s.guard.winner]], s.data) for s in few]
-    for number, (folder, winner, heads, data) in enumerate(jobs):
-        record, written = _hand_one(prepared, draft, names[winner], heads, data, folder)
-        prepared.reader.workspace.count("handovers", skipped=not written)
+    plan, names = prepared.plan, by_name(candidates)
+    workspace, found = prepared.reader.workspace, []
+    first, sizes = prepared.tasks[0], plan.pool[0].limits or plan.limits
+    jobs = [
+        _Job(
+            folder="pool",
+            winner=names[draft.guards[0].winner],
+            heads=list(prepared.heads.values()),
+            shown=first,
+            source=plan.pool[0].task,
+            sizes={"max_train": sizes.train, "max_validation": sizes.validation, "max_test": sizes.test},
+            sentence=results.pool_sentence(draft.guards[0], results.titles(draft)),
+        )
+    ]
+    jobs += [
+        _Job(
+            folder=shot.name,
+            winner=names[shot.guard.winner],
+            heads=[shot.heads[shot.guard.winner]],
+            shown=shot.data,
+            source=target.task,
+            sizes={"n_labels": target.labels, "max_test": plan.limits.test},
+            sentence=told.sentence,
+        )
+        for shot, target, told in zip(few, plan.targets, draft.targets, strict=True)
+    ]
+    for number, job in enumerate(jobs):
+        record, written = _hand_one(prepared, draft, job)
+        workspace.count("handovers", skipped=not written)
         prepared.reader.progress("hand over", number + 1, len(jobs))
         found.append(record)
     return found
 
 
-def _hand_one(
-    prepared: Prepared,
-    draft: RunResult,
-    candidate: Candidate,
-    heads: list[Head],
-    data: TaskData,
-    folder: str,
-) -> tuple[HandoverRecord, bool]:
-    plan, encoder = prepared.plan, prepared.reader.encoder
-    name = data.task.name
-    wanted = {head.task for head in heads}
+@dataclass(frozen=True)
+class _Job:
+    """One directory to hand over, and the score its script reproduces."""
+
+    folder: str
+    winner: Candidate
+    heads: list[Head]
+    shown: TaskData
+    source: str
+    sizes: dict[str, int | None]
+    sentence: str
+
+
+def _hand_one(prepared: Prepared, draft: RunResult, job: _Job) -> tuple[HandoverRecord, bool]:
+    plan, encoder, winner = prepared.plan, prepared.reader.encoder, job.winner
+    wanted = {head.task for head in job.heads}
     scores = [
-        s for s in draft.scores if s.split == "test" and s.model == candidate.name and s.task in wanted
+        s for s in draft.scores if s.split == "test" and s.model == winner.name and s.task in wanted
     ]
-    (own,) = [s for s in scores if s.task == name]
-    reproduces = f"{name} test {own.metric} {own.value:.6f} (n = {own.n})"
-    items = {item.task: item for item in plan.pool}
-    source = next(
-        (t for t in [*items, *(x.task for x in plan.targets)] if results.task_name(t) == name), name
+    (shown,) = [s for s in scores if s.task == job.shown.task.name]
+    path = Path(job.source)
+    reproduction = Reproduction(
+        score=shown,
+        task_source=str(path.resolve()) if path.is_file() else job.source,
+        arguments={"seed": plan.seed, **job.sizes},
+        evaluation=plan.evaluation,
+        pooling=encoder.settings.pooling if encoder.modality == "text" else None,
     )
-    few = {results.task_name(t.task): t.labels for t in plan.targets}
-    sizes = (items[source].limits if source in items else None) or plan.limits
-    arguments: dict[str, int | None] = {
-        "seed": plan.seed,
-        "max_train": None if name in few else sizes.train,
-        "max_validation": None if name in few else sizes.validation,
-        "max_test": plan.limits.test if name in few else sizes.test,
-        "n_labels": few.get(name),
-    }
-    target = prepared.reader.workspace.path / "handover" / folder
-    script = snippet(
-        plain_text=encoder.modality == "text" and encoder.settings.pooling == "mean",
-        path=str(target),
-        task=name,
-        task_source=source,
-        arguments=arguments,
-        max_length=encoder.max_length,
-        reproduces=reproduces,
-    )
-    recipe = candidate.record()
-    made = f"Made by {recipe.method}: `{recipe.composition}`" if recipe.method else candidate.title
+    recipe = winner.record()
+    made = f"Made by {recipe.method}: `{recipe.composition}`" if recipe.method else winner.title
     return hand_over(
-        target,
-        candidate,
-        heads,
+        prepared.reader.workspace.path / "handover" / job.folder,
+        winner,
+        job.heads,
         encoder,
         run=plan.name,
-        reproduces=reproduces,
-        snippet=script,
+        reproduction=reproduction,
         card=card(
-            title=f"{plan.title or plan.name}: {candidate.title}",
-            headline=draft.headline,
+            title=f"{plan.title or plan.name}: {winner.title}",
+            headline=job.sentence,
             base=prepared.title,
             recipe=made,
             scores=[
@@ -328,4 +324,4 @@ def _write(folder: Path, result: RunResult, text: str) -> None:
     write_json(folder / "lock.json", result.lock.model_dump(mode="json"))
     write_json(folder / "result.json", result.model_dump(mode="json"))
     write_report(result, folder / "report.html")
-    ledger.record(folder.parent, folder, result)
+    ledger.record(folder.resolve().parent, folder.resolve(), result)

@@ -1,25 +1,30 @@
 """The plan: one YAML file that says what to reuse for what, checked before anything is read.
 
 Every name in it (task, method, score, training method) is looked up in a registry; an unknown key is
-an error that offers the nearest right one.
+an error that offers the nearest right one. Paths in it are relative to the working directory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from taskloom import registry
 from taskloom.errors import PlanError
 from taskloom.evaluation.strict import Strict, parse
 from taskloom.evaluation.task import Subset, check_overlaps, get_task
 from taskloom.learn.options import TrainOptions
+from taskloom.merging.executor import plan_merge
+from taskloom.merging.recipe import Recipe
 from taskloom.store.cache import canonical_digest
+from taskloom.store.memory import MemoryCheckpoint
 from taskloom.store.packages import PackageRef
+from taskloom.store.pool import Expert, Pool
 
 
 class PackagedModel(Strict):
@@ -79,13 +84,28 @@ class Target(Strict):
     labels: int = Field(64, ge=4, description="Labelled examples, in total, that may be used.")
 
 
+class SelectScore(Strict):
+    """One transferability score, with options."""
+
+    score: str
+    options: dict[str, Any] = Field({})
+
+    @property
+    def label(self) -> str:
+        """Name within the run, e.g. ``h_score(regularised=True)``."""
+        given = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.score}({given})" if given else self.score
+
+
 class Merge(Strict):
     """One merging method to try, with fixed options and options swept on validation."""
 
     method: str
     name: str = ""
     options: dict[str, Any] = Field({})
-    sweep: dict[str, list[float]] = Field({}, max_length=1, description="One option and its settings.")
+    sweep: dict[str, Annotated[list[FiniteFloat], Field(min_length=1)]] = Field(
+        {}, max_length=1, description="One option and its settings."
+    )
 
     @property
     def label(self) -> str:
@@ -99,10 +119,27 @@ def _short_merge(value: Any) -> Any:
         return {"method": value}
     if isinstance(value, Mapping) and len(value) == 1 and "method" not in value:
         ((method, inside),) = value.items()
-        rest = dict(inside or {})
+        rest = _options_of(method, inside)
         known = {key: rest.pop(key) for key in ("sweep", "name") if key in rest}
         return {"method": method, "options": rest, **known}
     return value
+
+
+def _short_score(value: Any) -> Any:
+    """Accept ``logme`` and ``{h_score: {regularised: true}}``."""
+    if isinstance(value, str):
+        return {"score": value}
+    if isinstance(value, Mapping) and len(value) == 1 and "score" not in value:
+        ((score, inside),) = value.items()
+        return {"score": score, "options": _options_of(score, inside)}
+    return value
+
+
+def _options_of(name: Any, inside: Any) -> dict[str, Any]:
+    if inside is not None and not isinstance(inside, Mapping):
+        found = type(inside).__name__
+        raise ValueError(f"{name}: expected options and their values, found {found} {inside!r}")
+    return dict(inside or {})
 
 
 def _short_task(value: Any) -> Any:
@@ -110,6 +147,7 @@ def _short_task(value: Any) -> Any:
 
 
 MergeItem = Annotated[Merge, BeforeValidator(_short_merge)]
+ScoreItem = Annotated[SelectScore, BeforeValidator(_short_score)]
 
 
 class Evaluation(Strict):
@@ -126,14 +164,16 @@ class Plan(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run folder.")
     title: str = ""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     base: Base
     limits: Limits = Limits()
     pool: list[Annotated[PoolItem, BeforeValidator(_short_task)]] = Field(min_length=1)
     targets: list[Annotated[Target, BeforeValidator(_short_task)]] = Field([])
     train: dict[str, Any] = Field({}, description="Options of taskloom train.")
-    select: list[str] = Field(
-        ["h_score", "logme", "linear_probe", "knn"], description="Transferability scores."
+    select: list[ScoreItem] = Field(
+        [SelectScore(score=name) for name in ("h_score", "logme", "linear_probe", "knn")],
+        min_length=1,
+        description="Transferability scores, by name or as {name: {option: value}}.",
     )
     merge: list[MergeItem] = Field([Merge(method="average")], description="Methods to try.")
     evaluation: Evaluation = Evaluation()
@@ -149,6 +189,20 @@ class Plan(Strict):
         return canonical_digest(self.model_dump(mode="json"))
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which the last would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
 def load_plan(source: str | Path | Mapping[str, Any]) -> tuple[Plan, str]:
     """Read a plan from a YAML file, or take it from a mapping; return it with its YAML text.
 
@@ -158,55 +212,99 @@ def load_plan(source: str | Path | Mapping[str, Any]) -> tuple[Plan, str]:
         The file is missing, not UTF-8 or not YAML; a key, name or value is wrong.
     """
     if isinstance(source, Mapping):
-        text = yaml.safe_dump(dict(source), sort_keys=False)
-        return check_plan(source, "the plan"), text
+        plan = check_plan(source, "the plan")
+        given = plan.model_dump(mode="json", exclude_unset=True)
+        return plan, yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
     path = Path(source)
+    where = f"plan {str(path)!r}"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise PlanError(f"there is no plan {str(path)!r}", hint="Give the path of a YAML file") from None
+        raise PlanError(f"there is no {where}", hint="Give the path of a YAML file") from None
     except UnicodeDecodeError as error:
-        message = f"plan {str(path)!r} is not UTF-8 text (byte {error.start})"
+        message = f"{where} is not UTF-8 text (byte {error.start})"
         raise PlanError(message, hint="Save it as UTF-8") from None
     except OSError as error:
-        raise PlanError(f"plan {str(path)!r} cannot be read: {error.strerror}") from None
+        raise PlanError(f"{where} cannot be read: {error.strerror}", hint="Give a YAML file") from None
+    return check_plan(_parsed(text, where), where), text
+
+
+def _parsed(text: str, where: str) -> Any:
     try:
-        content = yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise PlanError(f"plan {str(path)!r} is not valid YAML{place}: {problem}") from None
-    return check_plan(content, f"plan {str(path)!r}"), text
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "it cannot be parsed")
+        raise PlanError(f"{where} is not valid YAML{place}: {problem}") from None
 
 
 def check_plan(content: Mapping[str, Any], where: str) -> Plan:
-    """Validate keys, values and every registered name of a plan."""
+    """Validate keys, values and every registered name of a plan.
+
+    What a later stage would refuse is refused here if it can be known without data: whatever a plan
+    gets wrong should cost a second, not the minutes until that stage is reached.
+    """
     plan = parse(Plan, content, where=where)
-    _check_names(plan, where)
+    _check_tasks(plan, where)
+    _check_training(plan)
+    _check_scores(plan, where)
+    _check_merges(plan, where)
     return plan
 
 
-def _check_names(plan: Plan, where: str) -> None:
-    names = [*(item.task for item in plan.pool), *(target.task for target in plan.targets)]
-    check_overlaps([get_task(name) for name in names])
-    TrainOptions.parse(plan.train)
-    for score in plan.select:
-        registry.get("score", score)
-    labels = [item.label for item in plan.merge]
-    for item in plan.merge:
-        entry = registry.get("merge", item.method)
-        entry.validate(item.options)
-        for option, settings in item.sweep.items():
-            for setting in settings:
-                entry.validate({option: setting})
-        if labels.count(item.label) > 1:
-            raise PlanError(f"{where}: two merges are called {item.label!r}", hint="Give one a name")
-    tasks = [item.task for item in plan.pool]
-    for task in tasks:
-        if tasks.count(task) > 1:
-            raise PlanError(f"{where}: task {task!r} is in the pool twice", hint="List it once")
-    for target in plan.targets:
-        if target.task in tasks:
-            message = f"{where}: target {target.task!r} is also a task of the pool"
+def _check_tasks(plan: Plan, where: str) -> None:
+    pool = [get_task(item.task) for item in plan.pool]
+    targets = [get_task(target.task) for target in plan.targets]
+    names = [task.name for task in pool]
+    _refuse_twice(names, f"{where}: task {{}} is in the pool twice", "List it once")
+    for target in targets:
+        if target.name in names:
+            message = f"{where}: target {target.name!r} is also a task of the pool"
             raise PlanError(message, hint="A target is a task no expert was trained on")
+        if target.name == "pool":
+            message = f"{where}: a target cannot be called 'pool', the pool's own folder"
+            raise PlanError(message, hint="Rename it in its annotation")
+    _refuse_twice([t.name for t in targets], f"{where}: target {{}} is there twice", "List it once")
+    check_overlaps([*pool, *targets])
+
+
+def _check_training(plan: Plan) -> None:
+    built = plan.base.built
+    if built is not None:
+        get_task(built.pretrain)
+        TrainOptions.parse(built.options)
+    registry.get("train", TrainOptions.parse(plan.train).method)
+
+
+def _check_scores(plan: Plan, where: str) -> None:
+    for item in plan.select:
+        registry.get("score", item.score).validate(item.options)
+    labels = [item.label for item in plan.select]
+    _refuse_twice(labels, f"{where}: the score {{}} is there twice", "List it once")
+
+
+def _check_merges(plan: Plan, where: str) -> None:
+    """Compose every merge at every setting, and hold it against a pool of that many experts."""
+    weights = MemoryCheckpoint({"w": torch.zeros(1)})
+    names = [get_task(item.task).name for item in plan.pool]
+    pool = Pool(weights, tuple(Expert(name, weights) for name in names))
+    for item in plan.merge:
+        for option in item.sweep:
+            if option in item.options:
+                message = f"{where}: {item.label}: {option!r} is both set and swept"
+                raise PlanError(message, hint="Keep one of them")
+        swept = [{option: each} for option, settings in item.sweep.items() for each in settings]
+        for setting in swept or [{}]:
+            plan_merge(pool, Recipe.of(item.method, **{**item.options, **setting}).chain)
+        if item.label == "base" or item.label.startswith("expert:"):
+            message = f"{where}: a merge cannot be called {item.label!r}"
+            raise PlanError(message, hint="Give it another name")
+    labels = [item.label for item in plan.merge]
+    _refuse_twice(labels, f"{where}: two merges are called {{}}", "Give one a name")
+
+
+def _refuse_twice(names: Sequence[str], message: str, hint: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise PlanError(message.format(repr(name)), hint=hint)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from taskloom.evaluation.data import TaskData
-from taskloom.evaluation.task import get_task
 from taskloom.runs.candidates import Candidate
 from taskloom.runs.plan import Plan
-from taskloom.runs.result import LockRecord, Matrix, RunResult, ScoreRecord, TaskRecord
-
-
-def task_name(reference: str) -> str:
-    """Return the name of a task given by name or by the path of its annotation."""
-    return get_task(reference).name
+from taskloom.runs.result import (
+    GuardRecord,
+    LockRecord,
+    Matrix,
+    RunResult,
+    ScoreRecord,
+    TaskRecord,
+)
 
 
 def task_records(pool: Sequence[TaskData], targets: Sequence[TaskData]) -> list[TaskRecord]:
@@ -74,17 +75,49 @@ def transfer_record(
     )
 
 
+def pool_sentence(guard: GuardRecord, titles: Mapping[str, str]) -> str:
+    """Say what is handed over for the tasks of the pool, and by which yardstick it was chosen."""
+    base = f"{guard.base_value * 100:.1f}"
+    if guard.winner == "base":
+        return f"The base is handed over: no expert and no merge beats its {guard.yardstick} of {base}."
+    merge = guard.winner == guard.best_merge
+    value = guard.best_merge_value if merge else guard.best_single_value
+    told = f"{titles[guard.winner]} is handed over: {guard.yardstick} {(value or 0.0) * 100:.1f}"
+    if guard.winner in guard.refused:
+        single = "the base" if guard.best_single == "base" else titles[guard.best_single]
+        rival = f"{guard.best_single_value * 100:.1f} for {single}, to which it loses"
+        return f"{told} against {rival}."
+    return f"{told} against {base} for the base."
+
+
 def headline(result: RunResult) -> str:
     """Return the sentence a reader wants first."""
     if result.targets:
         return result.targets[0].sentence
-    guard = result.guards[0]
-    titles = {model.name: model.title for model in result.models}
-    best = guard.best_merge_value if guard.winner == guard.best_merge else guard.best_single_value
-    return (
-        f"{titles[guard.winner]} is handed over: {guard.yardstick} {(best or 0.0) * 100:.1f} "
-        f"against {guard.base_value * 100:.1f} for the base."
-    )
+    return pool_sentence(result.guards[0], titles(result))
+
+
+def titles(result: RunResult) -> dict[str, str]:
+    """Return what a reader sees for each model name."""
+    return {model.name: model.title for model in result.models}
+
+
+def warnings(result: RunResult) -> list[str]:
+    """Return what a reader should know before using what is handed over."""
+    found = [
+        f"{guard.scope}: {titles(result)[guard.winner]} is handed over because the plan says guard: "
+        f"warn, though it loses to {titles(result)[guard.best_single]} ({guard.yardstick} "
+        f"{(guard.best_merge_value or 0.0) * 100:.1f} against {guard.best_single_value * 100:.1f})"
+        for guard in result.guards
+        if guard.winner in guard.refused
+    ]
+    found += [
+        f"{target.target}: {titles(result)[target.reuse]} was chosen on {target.n_labels} labels and "
+        f"is worse than the base on test ({target.gain * 100:+.1f} points)"
+        for target in result.targets
+        if target.gain_high < 0
+    ]
+    return found
 
 
 def draft(plan: Plan, text: str, **found: Any) -> RunResult:
@@ -109,4 +142,4 @@ def draft(plan: Plan, text: str, **found: Any) -> RunResult:
         lock=empty,
         **found,
     )
-    return result.model_copy(update={"headline": headline(result)})
+    return result.model_copy(update={"headline": headline(result), "warnings": warnings(result)})

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from taskloom.runs.plan import Evaluation
+from taskloom.runs.result import ScoreRecord
+
 _TEXT = '''"""Reproduces: {reproduces}.
 
-The model is loaded with plain transformers and safetensors; taskloom only brings the test examples.
+The model is loaded with plain transformers and safetensors; taskloom only brings the test examples
+and the metric.
 """
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -15,9 +23,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModel, AutoTokenizer
 
+from taskloom import registry
 from taskloom.evaluation.load import load_task
 
-directory = sys.argv[1] if len(sys.argv) > 1 else {path!r}
+directory = sys.argv[1] if len(sys.argv) > 1 else {folder}
 model = AutoModel.from_pretrained(directory).eval()
 tokenizer = AutoTokenizer.from_pretrained(directory)
 with safe_open(f"{{directory}}/heads/{task}.safetensors", "pt") as head:
@@ -25,7 +34,7 @@ with safe_open(f"{{directory}}/heads/{task}.safetensors", "pt") as head:
 
 data = load_task({task_source!r}, {arguments})
 test = data.test.open("reproduce")
-hits = 0
+predicted = []
 with torch.inference_mode():
     for start in range(0, len(test), 32):
         texts = test.inputs[start : start + 32]
@@ -35,58 +44,76 @@ with torch.inference_mode():
         tokens = model(**batch).last_hidden_state
         mask = batch["attention_mask"][:, :, None].float()
         features = (tokens * mask).sum(1) / mask.sum(1)
-        predicted = (features @ weight.T + bias).argmax(1).numpy()
-        hits += int((predicted == test.labels[start : start + 32]).sum())
-print(json.dumps({{"task": {task!r}, "n": len(test), "accuracy": hits / len(test)}}))
+        predicted.append((features @ weight.T + bias).argmax(1).numpy())
+value = registry.get("metric", {metric!r}).function(test.labels, np.concatenate(predicted))
+print(json.dumps({{"task": {task!r}, "n": len(test), {metric!r}: float(value)}}))
 '''
 
 _GENERIC = '''"""Reproduces: {reproduces}."""
 
 import json
+import os
 import sys
 
+from taskloom import registry
 from taskloom.evaluation.load import load_task
 from taskloom.models.encoder import Encoder
 from taskloom.models.head import Head
 
-directory = sys.argv[1] if len(sys.argv) > 1 else {path!r}
-encoder, head = Encoder.load(directory), Head.load(directory, {task!r})
+directory = sys.argv[1] if len(sys.argv) > 1 else {folder}
+encoder = Encoder.load(directory, max_length={max_length})
+head = Head.load(directory, {task!r})
 test = load_task({task_source!r}, {arguments}).test.open("reproduce")
-hits = int((head.predict(encoder.features(test.inputs)) == test.labels).sum())
-print(json.dumps({{"task": {task!r}, "n": len(test), "accuracy": hits / len(test)}}))
+features = encoder.features(test.inputs, batch_size={batch_size}, precision={precision!r})
+value = registry.get("metric", {metric!r}).function(test.labels, head.predict(features))
+print(json.dumps({{"task": {task!r}, "n": len(test), {metric!r}: float(value)}}))
 '''
 
 
-def snippet(
-    *,
-    plain_text: bool,
-    path: str,
-    task: str,
-    task_source: str,
-    arguments: dict[str, int | None],
-    max_length: int,
-    reproduces: str,
-) -> str:
-    """Return a script that loads ``path`` and prints the test accuracy of one task.
+@dataclass(frozen=True)
+class Reproduction:
+    """One test score, and all that is needed to measure it again.
 
-    Parameters
+    Attributes
     ----------
-    plain_text
-        A text encoder with mean pooling, which needs nothing of ours but the data.
     task_source
         Name of the task or path of its annotation.
     arguments
         Keyword arguments of ``load_task`` that give the same test examples.
+    pooling
+        Of a text encoder; None for images.
     """
-    given = ", ".join(f"{key}={value}" for key, value in arguments.items() if value is not None)
-    return (_TEXT if plain_text else _GENERIC).format(
-        path=path,
-        task=task,
-        task_source=task_source,
-        arguments=given,
-        max_length=max_length,
-        reproduces=reproduces,
-    )
+
+    score: ScoreRecord
+    task_source: str
+    arguments: Mapping[str, int | None]
+    evaluation: Evaluation
+    pooling: str | None
+
+    def __str__(self) -> str:
+        s = self.score
+        return f"{s.task} test {s.metric} {s.value:.6f} (n = {s.n})"
+
+    def script(self, path: str | None = None) -> str:
+        """Return a script that loads ``path`` (its own folder if None) and prints the score.
+
+        A text encoder with mean pooling in float32 needs plain transformers only. Anything else goes
+        through our encoder: bfloat16 rounds by the batch, so that only equal batches give equal
+        predictions.
+        """
+        plain = self.pooling == "mean" and self.evaluation.precision == "fp32"
+        given = ", ".join(f"{key}={value}" for key, value in self.arguments.items() if value is not None)
+        return (_TEXT if plain else _GENERIC).format(
+            folder="os.path.dirname(os.path.abspath(__file__))" if path is None else repr(path),
+            task=self.score.task,
+            metric=self.score.metric,
+            task_source=self.task_source,
+            arguments=given,
+            max_length=self.evaluation.max_length,
+            batch_size=self.evaluation.batch_size,
+            precision=self.evaluation.precision,
+            reproduces=str(self),
+        )
 
 
 def card(

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taskloom import registry
 from taskloom.evaluation.data import TaskData
+from taskloom.evaluation.score import score
 from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.recipe import Recipe
 from taskloom.models.encoder import Encoder
@@ -27,6 +27,9 @@ from taskloom.runs.workspace import Workspace
 from taskloom.store.cache import canonical_digest
 from taskloom.store.pool import Pool
 
+#: value, low and high end of its 95 % interval, n
+Measured = tuple[float, float, float, int]
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -39,10 +42,10 @@ class Bench:
     plan: Plan
     progress: Progress
 
-    def validate(self, weights: Mapping[str, Tensor]) -> list[list[float]]:
-        """Return [value, n] per task: the metric on validation."""
+    def validate(self, weights: Mapping[str, Tensor]) -> list[Measured]:
+        """Return value, interval and n per task on validation."""
         options = self.plan.evaluation
-        values = []
+        found = []
         for data in self.tasks:
             features = self.encoder.features(
                 data.validation.inputs,
@@ -50,16 +53,18 @@ class Bench:
                 batch_size=options.batch_size,
                 precision=options.sweep_precision,
             )
-            metric = registry.get("metric", data.task.metric).function
             predicted = self.heads[data.task.name].predict(features)
-            values.append([float(metric(data.validation.labels, predicted)), float(len(predicted))])
-        return values
+            labels, seed = data.validation.labels, self.plan.seed
+            s = score(labels, predicted, metric=data.task.metric, split="validation", seed=seed)
+            found.append((s.value, s.low, s.high, s.n))
+        return found
 
     @property
     def digest(self) -> str:
-        """Identifies tasks and the precision they are run with."""
+        """Identifies tasks, heads, encoder and the precision they are run with."""
         options = self.plan.evaluation.model_dump(mode="json")
-        return canonical_digest([[data.digest for data in self.tasks], options, self.plan.seed])
+        tasks = [[data.digest, self.heads[data.task.name].digest()] for data in self.tasks]
+        return canonical_digest([tasks, self.encoder.digest(), options, self.plan.seed])
 
 
 def prepare_merges(pool: Pool, bench: Bench) -> tuple[list[Candidate], list[SweepPoint]]:
@@ -86,17 +91,17 @@ def _sweep(pool: Pool, item: Merge, bench: Bench) -> list[SweepPoint]:
     for option, settings in item.sweep.items():
         ordered = sorted(set(settings))
         key = [merge_digest(pool, _at(item, bench, option, ordered[0])), option, ordered, bench.digest]
-        measured: list[list[list[float]]] = bench.workspace.remember(
+        measured: list[list[Measured]] = bench.workspace.remember(
             "sweeps",
             key,
             lambda option=option, ordered=ordered: [  # type: ignore[misc]
                 bench.validate(weights) for weights in _settings(pool, item, bench, option, ordered)
             ],
         )
-        means = [float(np.mean([value for value, _ in values])) for values in measured]
+        means = [float(np.mean([value for value, *_ in tasks])) for tasks in measured]
         best = int(np.argmax(means))  # the first, hence smallest, of equals
-        for index, (setting, values) in enumerate(zip(ordered, measured, strict=True)):
-            low, high = mean_interval([(value, int(n)) for value, n in values])
+        for index, (setting, tasks) in enumerate(zip(ordered, measured, strict=True)):
+            low, high = mean_interval([(value, low, high) for value, low, high, _ in tasks])
             points.append(
                 SweepPoint(
                     method=item.label,
@@ -105,7 +110,7 @@ def _sweep(pool: Pool, item: Merge, bench: Bench) -> list[SweepPoint]:
                     value=means[index],
                     low=low,
                     high=high,
-                    n=int(sum(n for _, n in values)),
+                    n=sum(n for *_, n in tasks),
                     chosen=index == best,
                 )
             )
@@ -122,23 +127,37 @@ def _settings(
     """Yield the merged weights at each setting.
 
     A chain that ends with ``scale`` is linear in it, so it is merged once, at scale 1, and moved along
-    the line from the base; the chosen setting is merged again, exactly, before it is scored.
+    the line from the base; the chosen setting is merged again, exactly, before it is scored. The line
+    is walked in float32, whatever the stored dtype, and rounded to that dtype where it stops.
     """
     with torch.inference_mode():
-        linear = option == "scale" and _ends_with_scale(_at(item, bench, option, 1.0)) and pool.base
-        if not linear:
+        base = pool.base
+        if base is None or not _linear(item, bench, option):
             for setting in settings:
                 yield dict(execute(plan_merge(pool, _at(item, bench, option, setting).chain)))
             return
-        unit = dict(execute(plan_merge(pool, _at(item, bench, option, 1.0).chain)))
-        base = {name: linear.read(name) for name in unit}
+        unit_plan = plan_merge(pool, _at(item, bench, option, 1.0).chain)
+        unit = dict(execute(unit_plan, dtype=torch.float32))
+        merged_names = set(unit_plan.parameters)
+        start = {name: base.read(name) for name in unit}
         for setting in settings:
             yield {
-                name: torch.lerp(base[name], value, setting) if value.is_floating_point() else value
+                name: torch.lerp(start[name].float(), value, setting).to(start[name].dtype)
+                if name in merged_names
+                else value
                 for name, value in unit.items()
             }
 
 
-def _ends_with_scale(recipe: Recipe) -> bool:
-    steps = recipe.chain.steps
-    return bool(steps) and recipe.chain.space == "delta" and steps[-1].name.startswith("scale(")
+def _linear(item: Merge, bench: Bench, option: str) -> bool:
+    """Tell whether the option is the factor of the last step, and of that step alone."""
+    if option != "scale":
+        return False
+    one, two = (_at(item, bench, option, setting).chain for setting in (1.0, 0.5))
+    heads = [[step.name for step in each.steps[:-1]] for each in (one, two)]
+    lasts = [each.steps[-1].name if each.steps else "" for each in (one, two)]
+    return (
+        one.space == "delta"
+        and heads[0] == heads[1]
+        and lasts in (["scale(1)", "scale(0.5)"], ["scale(-1)", "scale(-0.5)"])
+    )

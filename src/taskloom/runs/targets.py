@@ -22,7 +22,7 @@ from taskloom.evaluation.score import score
 from taskloom.models.head import Head
 from taskloom.runs.candidates import Candidate, by_name
 from taskloom.runs.features import Reader
-from taskloom.runs.heads import cross_validated, head_for
+from taskloom.runs.heads import head_for, held_out
 from taskloom.runs.plan import Plan
 from taskloom.runs.result import GuardRecord, RankEntry, RankingRecord, ScoreRecord, TargetRecord
 from taskloom.runs.verdict import decide
@@ -51,24 +51,19 @@ class FewShot:
 
 def prepare(reader: Reader, plan: Plan, data: TaskData, candidates: Sequence[Candidate]) -> FewShot:
     """Rank the experts and choose a candidate for the target from its few labels."""
-    name, names = data.task.name, data.task.label_names
+    name = data.task.name
     labels = np.concatenate([data.train.labels, data.validation.labels])
     halves = [reader.read(candidates, [data], split) for split in ("train", "validation")]
     features = {c.name: np.concatenate([half[c.name, name] for half in halves]) for c in candidates}
     heads, values, scores = {}, {}, []
     for number, candidate in enumerate(candidates):
         own = features[candidate.name]
-        heads[candidate.name] = head_for(
-            reader.workspace, data, own, labels, owner=candidate.digest, seed=plan.seed
-        )
-        key = ["cross-validation", candidate.digest, data.digest, FOLDS, plan.seed, reader.key]
-        held = reader.workspace.array("predictions", key)
-        if held is None:
-            held = cross_validated(own, labels, names, folds=FOLDS, task=name, seed=plan.seed)
-            reader.workspace.keep_array("predictions", key, held)
+        stash = reader.workspace
+        heads[candidate.name] = head_for(stash, data.task, own, labels, seed=plan.seed)
+        held = held_out(stash, data.task, own, labels, folds=FOLDS, seed=plan.seed)
         measured = score(
             labels,
-            np.asarray(held),
+            held,
             metric=data.task.metric,
             split="cross-validation",
             seed=plan.seed,
@@ -91,17 +86,18 @@ def prepare(reader: Reader, plan: Plan, data: TaskData, candidates: Sequence[Can
 
 
 def _rank(target: str, experts: Mapping[str, Array], labels: Array, plan: Plan) -> list[RankingRecord]:
+    ranked = rank(experts, labels, [(item.score, item.options) for item in plan.select])
     return [
         RankingRecord(
             target=target,
-            score=ranking.score,
+            score=item.label,
             entries=[RankEntry(expert=e.expert, score=e.value, rank=e.rank) for e in ranking.entries],
             seconds=ranking.seconds,
             weighted_tau=None,
             spearman=None,
             regret_at_1=0.0,
         )
-        for ranking in rank(experts, labels, plan.select)
+        for item, ranking in zip(plan.select, ranked, strict=True)
     ]
 
 

@@ -1,17 +1,23 @@
 """A run folder and what is finished in it.
 
 Everything a run finds out is kept under ``stash/`` by a digest of what went in (weights, data, options),
-so that a second run, or one that was interrupted, does only what is new. Entries are written whole or
-not at all.
+so that a second run, or one that was interrupted, does only what is new. The digest also covers
+`CODE_VERSION` and the versions of the packages that compute numbers: nothing survives an upgrade.
+Entries are written whole or not at all; one that cannot be read is computed again.
 """
 
 from __future__ import annotations
 
 import fcntl
+import io
 import json
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +28,11 @@ from taskloom.store.atomic import atomic_file, write_json
 from taskloom.store.cache import canonical_digest
 
 T = TypeVar("T")
+
+#: part of every key; raised whenever the same inputs lead to other numbers
+CODE_VERSION = 1
+#: what `taskloom.store.atomic` writes to before it renames
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 class Workspace:
@@ -57,7 +68,14 @@ class Workspace:
         OutputError
             Another process is running into the folder.
         """
-        with (self.path / ".running").open("w") as file:
+        try:
+            file = (self.path / ".running").open("w")
+        except OSError as error:
+            raise OutputError(
+                f"the run folder {str(self.path)!r} cannot be written: {error.strerror}",
+                hint="Choose another folder with --output",
+            ) from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -65,7 +83,19 @@ class Workspace:
                     f"another run is writing into {str(self.path)!r}",
                     hint="Wait for it, or choose another folder with --output",
                 ) from None
+            self._sweep_out()
             yield
+
+    def _sweep_out(self) -> None:
+        """Remove what a killed run was writing; nobody else writes while the folder is held."""
+        for folder in (self.path, self.path / "handover", *(self.path / "stash").glob("**/")):
+            for path in folder.glob(".*.tmp"):
+                if not _TEMPORARY.fullmatch(path.name):
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -76,8 +106,10 @@ class Workspace:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
 
-    def _entry(self, kind: str, key: Any, suffix: str) -> Path:
-        return self.path / "stash" / kind / f"{canonical_digest(key)[:32]}{suffix}"
+    def entry(self, kind: str, key: Any, suffix: str = "") -> Path:
+        """Return where the piece of that key is, or will be, kept."""
+        digest = canonical_digest([CODE_VERSION, numeric_versions(), key])
+        return self.path / "stash" / kind / f"{digest[:32]}{suffix}"
 
     def count(self, kind: str, *, skipped: bool) -> None:
         """Note that a piece of this kind was skipped or computed."""
@@ -86,30 +118,41 @@ class Workspace:
 
     def array(self, kind: str, key: Any) -> np.ndarray[Any, Any] | None:
         """Return a stashed array, or None."""
-        path = self._entry(kind, key, ".npy")
-        if not path.exists():
+        try:
+            found = np.load(self.entry(kind, key, ".npy"), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
             return None
         self.count(kind, skipped=True)
-        return np.asarray(np.load(path, allow_pickle=False))
+        return np.asarray(found)
 
     def keep_array(self, kind: str, key: Any, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Stash an array, whole or not at all; return it."""
-        path = self._entry(kind, key, ".npy")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, value, allow_pickle=False)
+        buffer = io.BytesIO()  # numpy's own writing to a file hides why it failed
+        np.save(buffer, value, allow_pickle=False)
+        with atomic_file(self.entry(kind, key, ".npy")) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
         self.count(kind, skipped=False)
         return value
 
     def remember(self, kind: str, key: Any, compute: Callable[[], T]) -> T:
         """Return the stashed JSON value, or compute and stash it."""
-        path = self._entry(kind, key, ".json")
-        if path.exists():
-            self.count(kind, skipped=True)
+        path = self.entry(kind, key, ".json")
+        try:
             value: T = json.loads(path.read_text(encoding="utf-8"))
-            return value
-        value = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, value)
-        self.count(kind, skipped=False)
+        except (OSError, ValueError):
+            value = compute()
+            write_json(path, value)
+            self.count(kind, skipped=False)
+        else:
+            self.count(kind, skipped=True)
         return value
+
+
+@cache
+def numeric_versions() -> dict[str, str]:
+    """Return the installed versions of the packages that compute what is stashed."""
+    found = {}
+    for package in ("torch", "numpy", "scipy", "scikit-learn", "transformers", "tokenizers", "peft"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
