@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ EXPERTS = [expert(1.0), expert(3.0)]
         (
             {"recipe": "slerp", "experts": EXPERTS[:1]},
             PlanError,
-            r"exactly 2 experts.*has 1 \(expert-1\)",
+            r"exactly 2 experts.*has 1 ",
         ),
         ({"recipe": "ties", "base": None}, PlanError, "needs the base"),
         ({"weights": [1]}, PlanError, r"1 weights were given for 2 experts \(expert-1, expert-2\)"),
@@ -95,8 +96,8 @@ def test_order_and_dtype_are_the_bases():
 
 
 def test_dtype_leaves_integers_alone():
-    found = merge({"w": torch.ones(1), "n": torch.arange(2)}, [{"w": torch.ones(1), "n": torch.arange(2)}],
-                  dtype=torch.float16)  # fmt: skip
+    base = {"w": torch.ones(1), "n": torch.arange(2)}
+    found = merge(base, [dict(base)], dtype=torch.float16)
     assert [t.dtype for t in found.values()] == [torch.float16, torch.int64]
 
 
@@ -254,10 +255,12 @@ def test_gradients_through_slerp(t):
     assert torch.autograd.gradcheck(out, (number, *(e["w"].requires_grad_() for e in experts)))
 
 
-@pytest.mark.parametrize("weights", [torch.tensor([0.5, 0.5], requires_grad=True)])
-def test_gradients_through_a_model(weights):
+def test_gradients_through_a_model():
     base, experts = modules()
+    weights = torch.tensor([0.5, 0.5], requires_grad=True)
     merged = merge(base, experts, "average", weights=weights)
+    for name, _ in base.named_buffers():  # batch norm refuses running statistics with a gradient
+        merged[name] = merged[name].detach()
     ids = torch.tensor([0, 1, 2])
     torch.func.functional_call(Tied(), merged, (ids,)).square().sum().backward()
     assert weights.grad.abs().sum() > 0
@@ -413,7 +416,9 @@ def adapter(bert):
 
     torch.manual_seed(1)
     config = LoraConfig(r=2, lora_alpha=6, target_modules=["query", "value"], init_lora_weights=False)
-    model = get_peft_model(BertModel.from_pretrained(bert / "base"), config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+        model = get_peft_model(BertModel.from_pretrained(bert / "base"), config)
     model.save_pretrained(bert / "adapter")
     whole = model.merge_and_unload()
     whole.save_pretrained(bert / "whole")
