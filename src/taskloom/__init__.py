@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskloom.catalogue import methods as methods
     from taskloom.catalogue import tasks as tasks
+    from taskloom.choose.diff.api import diff as diff
     from taskloom.errors import TaskloomError as TaskloomError
     from taskloom.merging.api import merge as merge
     from taskloom.merging.api import merge_files as merge_files
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 _EXPORTS: dict[str, tuple[str, str]] = {
     "TaskloomError": ("taskloom.errors", "TaskloomError"),
     "demo": ("taskloom.runs.demo", "demo"),
+    "diff": ("taskloom.choose.diff.api", "diff"),
     "evaluate": ("taskloom.runs.evaluate", "evaluate"),
     "merge": ("taskloom.merging.api", "merge"),
     "merge_files": ("taskloom.merging.api", "merge_files"),
@@ -48,6 +50,7 @@ __all__ = [
     "TaskloomError",
     "__version__",
     "demo",
+    "diff",
     "evaluate",
     "merge",
     "merge_files",

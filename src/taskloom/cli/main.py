@@ -18,6 +18,7 @@ from taskloom.errors import TaskloomError, nearest
 #: verb -> what it does, in one line; each verb is the module of this package with its name
 VERBS: dict[str, str] = {
     "pool": "Open experts of one base, check that they fit, and list them.",
+    "diff": "Look at what experts changed in their base, before merging them.",
     "select": "Rank the experts of a pool for a target task.",
     "train": "Train one expert of a base on one task.",
     "merge": "Merge experts into one model on disk.",
