@@ -125,3 +125,9 @@ def test_limits_before_the_second_round_are_refused():
 def test_float64_is_ranked_as_rounded_to_float32():
     near = torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64)
     assert len(set(magnitude_bits(near).tolist())) == 1
+
+
+def test_ties_in_some_rows_only():
+    rows = np.float32([[1, 2, 3, 4], [2, 2, 2, 2], [0, 0, 1, 1]])
+    mask = top_mask(magnitudes(rows), 3)
+    assert np.array_equal(mask.numpy(), np.stack([largest(row, 3) for row in rows]))

@@ -73,3 +73,10 @@ def test_learned_numbers_are_shown_by_value():
     assert json.loads(json.dumps(recipe.plain())) == {"scale": 0.5, "weights": [1.0, 2.0]}
     assert recipe == Recipe.of("task_arithmetic", scale=0.5, weights=[1.0, 2.0])
     assert "scale(learned)" in str(recipe.chain)
+
+
+@pytest.mark.parametrize("form", [lambda w: [w, 1.0], lambda w: {"a": w, "b": 1.0}])
+def test_gradients_are_not_lost_in_lists(form):
+    weight = torch.tensor(1.0, requires_grad=True)
+    with pytest.raises(PlanError, match=r"'weights' holds tensors that require grad.*torch\.stack"):
+        Recipe.of("task_arithmetic", weights=form(weight))

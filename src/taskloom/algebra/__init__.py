@@ -9,6 +9,7 @@ from taskloom.algebra.combine import (
     weigh,
 )
 from taskloom.algebra.core import Chain, Grain, Measure, Scalar, Stack, Step, Weights, chain
+from taskloom.algebra.linear import linear_weights
 from taskloom.algebra.resolve import elect
 from taskloom.algebra.sparsify import Scope, cut, drop, keep
 
@@ -27,6 +28,7 @@ __all__ = [
     "elect",
     "interpolate_sphere",
     "keep",
+    "linear_weights",
     "mean",
     "optionally",
     "scale",

@@ -74,12 +74,12 @@ def weigh(weights: Weights) -> Step:
         w = resolve_weights(weights, stack.experts, stack.values)
         return stack.with_values(stack.values * _column(w, stack.values))
 
-    return Step("weigh", apply, weights=weights)
+    return Step("weigh", apply, weights=weights, linear=True)
 
 
 def total() -> Step:
     """Sum over experts: ``(K, ...) -> (1, ...)``."""
-    return Step("total", lambda stack, _: stack.with_values(sum_rows(stack.values)))
+    return Step("total", lambda stack, _: stack.with_values(sum_rows(stack.values)), linear=True)
 
 
 def mean(
@@ -123,7 +123,8 @@ def mean(
     weighted = "" if weights is None else "weighted"
     name = "mean" if normalize else "total"
     inside = ", ".join(part for part in (kind, weighted) if part)
-    return Step(f"{name}({inside})" if inside else name, apply, weights=weights)
+    linear = of == "all" or not normalize
+    return Step(f"{name}({inside})" if inside else name, apply, weights=weights, linear=linear)
 
 
 _SUM_HINT = "Give weights with another sum, or normalize=False for a plain weighted sum"
@@ -147,7 +148,7 @@ def scale(factor: Scalar) -> Step:
     def apply(stack: Stack, _: Any) -> Stack:
         return stack.with_values(stack.values * factor)
 
-    return Step(f"scale({shown})", apply)
+    return Step(f"scale({shown})", apply, linear=True)
 
 
 def interpolate_sphere(t: Scalar, *, threshold: float = 0.9995, eps: float = 1e-8) -> Step:

@@ -86,6 +86,10 @@ class Step:
 
     ``weights`` are the per-expert numbers that ``apply`` uses; saying so lets the executor hold them
     against the pool before it reads anything.
+
+    ``linear`` promises that every row that ``apply`` returns is a fixed linear combination of the rows
+    it is given: the same numbers for every entry, slice and tensor, whatever the values are. A chain
+    of such steps merges low-rank experts without leaving low rank; see `linear_weights`.
     """
 
     name: str
@@ -93,6 +97,7 @@ class Step:
     grain: Grain = Grain.ELEMENT
     measure: Measure | None = None
     weights: Weights | None = None
+    linear: bool = False
 
 
 @dataclass(frozen=True)

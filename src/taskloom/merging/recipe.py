@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -53,6 +53,8 @@ class Recipe:
         entry = registry.get("merge", method)
         if seed is not None and "seed" in entry.schema.model_fields:
             options = {"seed": seed, **options}
+        for name, value in options.items():
+            _refuse_loose_tensors(method, name, value)
         checked = entry.validate(options)
         try:
             composed: Chain = entry.function(**checked)
@@ -76,3 +78,15 @@ class Recipe:
             name: value.detach().tolist() if isinstance(value, Tensor) else value
             for name, value in self.options.items()
         }
+
+
+def _refuse_loose_tensors(method: str, name: str, value: Any) -> None:
+    """Numbers taken out of tensors one by one would lose their gradient without a word."""
+    inside = value.values() if isinstance(value, Mapping) else value
+    if isinstance(inside, Iterable) and not isinstance(inside, str | Tensor):
+        for each in inside:
+            if isinstance(each, Tensor) and each.requires_grad:
+                raise PlanError(
+                    f"{method}: option {name!r} holds tensors that require grad one by one",
+                    hint="Give one 1-d tensor in pool order, such as torch.stack of them",
+                )
