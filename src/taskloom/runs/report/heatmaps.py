@@ -124,6 +124,37 @@ def _heatmap(
                 "framed": framed(row, column),
             }
         )
+    return draw(
+        rows,
+        row_labels,
+        column_labels,
+        row_title=source.row_label,
+        column_title=source.column_label,
+    )
+
+
+def draw(
+    rows: list[dict[str, Any]],
+    row_labels: list[str],
+    column_labels: list[str],
+    *,
+    row_title: str,
+    column_title: str,
+    height: int = 34,
+) -> Spec:
+    """Return a heatmap of cells.
+
+    Parameters
+    ----------
+    rows
+        One cell each: ``row``, ``column``, ``text``, ``fill`` (a colour) and ``framed``.
+    row_labels, column_labels
+        In the order in which they are drawn.
+    row_title, column_title
+        What rows and columns are, for the tooltip.
+    height
+        Of a row, in pixels.
+    """
     place: dict[str, Any] = {
         "x": {
             "field": "column",
@@ -141,8 +172,8 @@ def _heatmap(
             "axis": axis(None, labelLimit=190, domain=False, ticks=False),
         },
         "tooltip": [
-            {"field": "row", "title": source.row_label, "type": "nominal"},
-            {"field": "column", "title": source.column_label, "type": "nominal"},
+            {"field": "row", "title": row_title, "type": "nominal"},
+            {"field": "column", "title": column_title, "type": "nominal"},
             {"field": "text", "title": "Value", "type": "nominal"},
         ],
     }  # fmt: skip
@@ -162,7 +193,7 @@ def _heatmap(
     return {
         **fixed(rows),
         "width": {"step": 62},
-        "height": {"step": 34},
+        "height": {"step": height},
         "encoding": place,
         "layer": layers,
         "config": config(),

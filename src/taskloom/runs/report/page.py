@@ -41,14 +41,39 @@ def render(result: RunResult) -> str:
         jinja2 or vl-convert-python is not installed.
     """
     index = Index(result)
+    return fill("report.html.j2", _specs(index), **view(index))
+
+
+def fill(template: str, specs: dict[str, Any], *, package: str = __package__, **context: Any) -> str:
+    """Return a page of the report's kind: its styles, scripts, themes and policy, another body.
+
+    Parameters
+    ----------
+    template
+        Extends ``frame.html.j2``.
+    specs
+        Chart key -> vega-lite specification.
+    package
+        Whose ``assets`` folder holds the template; the report's own is searched after it.
+    **context
+        What the template shows.
+
+    Raises
+    ------
+    MissingExtra
+        jinja2 or vl-convert-python is not installed.
+    """
     scripts = [_bundle(), _asset("charts.js") + _asset("page.js")]
-    template = _environment().get_template("report.html.j2")
-    page: str = template.render(
-        **view(index),
-        styles=theme.css() + _asset("style.css") + _asset("print.css"),
-        scripts=scripts,
-        policy=_policy(scripts),
-        specs=_json(_specs(index)),
+    page: str = (
+        _environment(package)
+        .get_template(template)
+        .render(
+            **context,
+            styles=theme.css() + _asset("style.css") + _asset("print.css"),
+            scripts=scripts,
+            policy=_policy(scripts),
+            specs=_json(specs),
+        )
     )
     return page
 
@@ -99,17 +124,22 @@ def _policy(scripts: list[str]) -> str:
     )
 
 
-def _asset(name: str) -> str:
-    return (resources.files(__package__) / "assets" / name).read_text(encoding="utf-8")
+def _asset(name: str, package: str = __package__) -> str:
+    return (resources.files(package) / "assets" / name).read_text(encoding="utf-8")
 
 
-def _environment() -> Any:
+def _environment(package: str) -> Any:
     try:
         jinja2: Any = importlib.import_module("jinja2")
     except ImportError as error:
         raise MissingExtra("jinja2", "run", purpose="the report") from error
+
+    def find(name: str) -> str:
+        held = package != __package__ and (resources.files(package) / "assets" / name).is_file()
+        return _asset(name, package if held else __package__)
+
     return jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset),
+        loader=jinja2.FunctionLoader(find),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
