@@ -112,6 +112,12 @@ class Merge(Strict):
         """Name within the run."""
         return self.name or self.method
 
+    def recipe(self, seed: int, **setting: float) -> Recipe:
+        """Compose the method at a swept setting; ``seed`` serves unless the options have their own."""
+        options = {**self.options, **setting}
+        registry.get("merge", self.method).validate(options)
+        return Recipe.of(self.method, **{"seed": seed, **options})
+
 
 def _short_merge(value: Any) -> Any:
     """Accept ``ties`` and ``{ties: {density: 0.2, sweep: {scale: [...]}}}``."""
@@ -296,7 +302,7 @@ def _check_merges(plan: Plan, where: str) -> None:
                 raise PlanError(message, hint="Keep one of them")
         swept = [{option: each} for option, settings in item.sweep.items() for each in settings]
         for setting in swept or [{}]:
-            plan_merge(pool, Recipe.of(item.method, **{**item.options, **setting}).chain)
+            plan_merge(pool, item.recipe(plan.seed, **setting).chain)
         if item.label == "base" or item.label.startswith("expert:"):
             message = f"{where}: a merge cannot be called {item.label!r}"
             raise PlanError(message, hint="Give it another name")

@@ -74,11 +74,8 @@ def prepare_merges(pool: Pool, bench: Bench) -> tuple[list[Candidate], list[Swee
     for number, item in enumerate(items):
         bench.progress("choose options", number, len(items))
         tried = _sweep(pool, item, bench)
-        options = dict(item.options)
-        for point in tried:
-            if point.chosen:
-                options[point.option] = point.setting
-        recipe = Recipe.of(item.method, seed=bench.plan.seed, **options)
+        chosen = {point.option: point.setting for point in tried if point.chosen}
+        recipe = item.recipe(bench.plan.seed, **chosen)
         title = item.name or item.method.replace("_", " ")
         candidates.append(merged(pool, recipe, name=item.label, title=title))
         points.extend(tried)
@@ -118,7 +115,7 @@ def _sweep(pool: Pool, item: Merge, bench: Bench) -> list[SweepPoint]:
 
 
 def _at(item: Merge, bench: Bench, option: str, setting: float) -> Recipe:
-    return Recipe.of(item.method, seed=bench.plan.seed, **{**item.options, option: setting})
+    return item.recipe(bench.plan.seed, **{option: setting})
 
 
 def _settings(

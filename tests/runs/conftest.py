@@ -1,0 +1,111 @@
+"""One small plan, run once for all tests of this folder, and what they need to look at it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from taskloom.cli.main import invoke
+from taskloom.models.encoder import Encoder
+from taskloom.runs.pipeline import run
+from taskloom.runs.result import RunResult
+from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+
+MICRO: dict[str, Any] = {
+    "name": "micro",
+    "base": {
+        "built": {
+            "build": {"kind": "vit", "hidden": 16, "layers": 1, "heads": 2, "intermediate": 16},
+            "pretrain": "digits_prime",
+            "subset": {"parts": 3, "part": 0},
+            "options": {"steps": 8, "batch_size": 16},
+        }
+    },
+    "limits": {"train": 60, "validation": 40, "test": 60},
+    "pool": ["digits_parity", "digits_mod3"],
+    "targets": [{"task": "digits_ten", "labels": 40}],
+    "train": {"steps": 8, "batch_size": 16, "learning_rate": 0.003},
+    "select": ["logme", {"h_score": {"regularised": True}}],
+    "merge": [
+        "average",
+        {"task_arithmetic": {"sweep": {"scale": [1.0, 0.3]}}},
+        {"ties": {"density": 0.5, "sweep": {"scale": [0.5, 1.0]}}},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run."""
+
+    folder: Path
+    result: RunResult
+
+
+def plan_with(**changes: Any) -> dict[str, Any]:
+    """Return the small plan with some top-level keys replaced."""
+    return {**copy.deepcopy(MICRO), **changes}
+
+
+def write_plan(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump(plan_with(**changes), sort_keys=False), encoding="utf-8")
+    return path
+
+
+def facts(result: RunResult) -> dict[str, Any]:
+    """Return what two runs of one plan must agree on: all but clocks, paths and the stash."""
+    found = json.loads(result.model_dump_json())
+    for key in ("created", "plan_yaml"):
+        del found[key]
+    for key in ("seconds", "peak_memory_bytes", "skipped"):
+        del found["lock"][key]
+    for ranking in found["rankings"]:
+        del ranking["seconds"]
+    for handover in found["handovers"]:
+        del handover["snippet"]
+    return found
+
+
+def temporaries(*roots: Path) -> list[Path]:
+    """Return what atomic writers have left behind."""
+    return [p for root in roots for p in root.rglob(".*.tmp")]
+
+
+@pytest.fixture(scope="session")
+def micro(tmp_path_factory) -> Done:
+    folder = tmp_path_factory.mktemp("runs") / "micro"
+    return Done(folder, run(MICRO, output=folder))
+
+
+@pytest.fixture(scope="session")
+def experts(micro) -> list[str]:
+    """Directories of the two experts that the small plan has trained."""
+    inputs = micro.result.lock.inputs
+    wanted = [inputs[f"expert {name}"] for name in MICRO["pool"]]
+    cached = (Path(os.environ["TASKLOOM_CACHE"]) / "experts").glob("digits_*-full-*")
+    found = {SafetensorsCheckpoint(path).digest(): str(path) for path in cached}
+    return [found[digest] for digest in wanted]
+
+
+@pytest.fixture(scope="session")
+def base(micro) -> str:
+    cached = (Path(os.environ["TASKLOOM_CACHE"]) / "bases").glob("digits_prime-full-*")
+    wanted = micro.result.lock.inputs["base"]
+    return next(str(path) for path in cached if Encoder.load(path).digest() == wanted)
+
+
+@pytest.fixture
+def cli(capsys):
+    def call(*words: object) -> tuple[int, str, str]:
+        status = invoke([str(word) for word in words])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call

@@ -1,0 +1,265 @@
+"""Section by section, what users get wrong, through the command line: one line with the way out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from .conftest import temporaries, write_plan
+
+TASK = {
+    "name": "mine",
+    "title": "Mine",
+    "description": "A task of the test's own.",
+    "source": {"kind": "file", "path": "data.csv"},
+    "columns": {"inputs": "text", "label": "label"},
+    "labels": ["no", "yes"],
+    "license": {"package": "none", "data": "CC0-1.0"},
+}
+GOOD = "text,label\n" + "".join(
+    f"number {i} is {'odd' if i % 2 else 'even'} as {i * i},{'yes' if i % 2 else 'no'}\n"
+    for i in range(60)
+)
+
+
+@pytest.fixture
+def refused(cli, tmp_path):
+    """Run a verb that must fail; return the one line it says."""
+
+    def call(status: int, *words: object, way_out: bool = True) -> str:
+        found, out, err = cli(*words)
+        assert found == status, err
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        assert "unexpected" not in err
+        assert not temporaries(tmp_path)
+        return err
+
+    return call
+
+
+@pytest.fixture
+def task(tmp_path):
+    def write(data: bytes | str | None, **changes) -> Path:
+        if data is not None:
+            raw = data.encode() if isinstance(data, str) else data
+            (tmp_path / "data.csv").write_bytes(raw)
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({**TASK, **changes}))
+        return path
+
+    return write
+
+
+# --- plans ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (None, "there is no plan"),
+        (b"name: [a\nb", "is not valid YAML (line 3"),
+        (b"name: \xe9", "is not UTF-8 text (byte 6). Save it as UTF-8"),
+        (b"[]", "expected keys and values"),
+        (b"nme: x", "unknown key 'nme': did you mean 'name'?"),
+    ],
+)
+def test_a_plan_that_is_none(refused, tmp_path, data, told):
+    path = tmp_path / "plan.yaml"
+    if data is not None:
+        path.write_bytes(data)
+    err = refused(2, "run", path, "-o", tmp_path / "run")
+    assert told in err
+    assert "plan.yaml" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"merge": ["tise"]}, "did you mean 'ties'?"),
+        ({"pool": ["digits_parety"]}, "did you mean 'digits_parity'?"),
+        ({"merge": [{"ties": {"density": 7}}]}, "less than or equal to 1"),
+        ({"merge": ["task_analogy"]}, "exactly 3 experts, but the pool has 2"),
+    ],
+)
+def test_a_plan_with_wrong_names_or_numbers(refused, tmp_path, changes, told):
+    path = write_plan(tmp_path / "plan.yaml", **changes)
+    assert told in refused(2, "run", path, "-o", tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "refused before anything was made"
+
+
+def test_a_base_that_is_not_there(refused, tmp_path):
+    path = write_plan(tmp_path / "plan.yaml", base={"path": str(tmp_path / "nowhere")})
+    assert "nowhere" in refused(3, "run", path, "-o", tmp_path / "run")
+
+
+def test_a_hub_that_cannot_be_reached(refused, tmp_path):
+    path = write_plan(tmp_path / "plan.yaml", base={"hub": "nobody/nothing"})
+    assert "nobody/nothing" in refused(5, "run", path, "-o", tmp_path / "run")
+
+
+def test_an_output_that_is_a_file(refused, tmp_path):
+    (tmp_path / "run").touch()
+    path = write_plan(tmp_path / "plan.yaml")
+    assert "--output" in refused(7, "run", path, "-o", tmp_path / "run")
+
+
+def test_a_report_of_nothing(refused, tmp_path):
+    assert "taskloom run" in refused(7, "report", tmp_path)
+
+
+# --- packages ---------------------------------------------------------------------------------
+
+
+def packaged(sha256: str, version: str = "9.9.9") -> dict:
+    package = {"name": "no-such-package-of-ours", "version": version, "sha256": sha256}
+    return {"packaged": {"package": package, "directory": "model"}}
+
+
+def test_a_package_whose_bytes_have_changed_is_refused(refused, tmp_path, monkeypatch):
+    from taskloom.store import packages
+
+    def fetched(ref, folder, *_, **__):
+        path = Path(folder) / f"{ref.name}-{ref.version}.tar.gz"
+        path.write_bytes(b"other bytes")
+        return path
+
+    monkeypatch.setattr(packages, "fetch", fetched, raising=False)
+    monkeypatch.setattr(packages, "download", fetched, raising=False)
+    path = write_plan(tmp_path / "plan.yaml", base=packaged("0" * 64))
+    assert "no-such-package-of-ours" in refused(6, "run", path, "-o", tmp_path / "run")
+
+
+# --- data -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "told"),
+    [
+        (None, {}, "cannot be read"),
+        ("", {}, "'mine'"),
+        ("text,label\n", {}, "holds no rows"),
+        ("text,label\n" + "".join(f"some text {i * i},yes\n" for i in range(60)), {}, "one class"),
+        (GOOD.replace("1,yes", "1,maybe", 1), {}, "'maybe'"),
+        (GOOD.replace("text,", "txt,"), {}, "'text'"),
+        (GOOD.encode().replace(b"even", b"\xe9ven", 1), {}, "UTF-8"),
+        (GOOD, {"columns": {"inputs": "text", "label": "lable"}}, "'lable'"),
+    ],
+)
+def test_data_that_does_not_fit_its_annotation(refused, task, base, tmp_path, data, changes, told):
+    path = task(data, **changes)
+    words = ["--base", base, "-o", tmp_path / "out"]
+    err = refused(4, "train", path, *words)
+    assert told in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"name: [", "malformed YAML at line"),
+        (b"name: \xff", "not UTF-8"),
+        (b"nam: x", "did you mean 'name'?"),
+    ],
+)
+def test_an_annotation_that_is_none(refused, base, tmp_path, content, told):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    assert told in refused(2, "eval", "--task", tmp_path / "mine.yaml", "--base", base, "--model", base)
+
+
+def test_texts_for_a_model_of_images(refused, task, base, tmp_path):
+    refused(4, "train", task(GOOD), "--base", base, "-o", tmp_path / "out")
+
+
+# --- weights ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoilt(experts, tmp_path):
+    """A copy of an expert whose weights are changed by a function."""
+
+    def make(change) -> Path:
+        folder = Path(shutil.copytree(experts[0], tmp_path / "spoilt"))
+        path = folder / "model.safetensors"
+        save_file(change(load_file(path)), path, metadata={"format": "pt"})
+        return folder
+
+    return make
+
+
+def first(weights, change):
+    name = next(n for n, t in weights.items() if t.ndim == 2)
+    return {**weights, name: change(weights[name])}
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "told"),
+    [
+        (lambda w: dict(list(w.items())[1:]), 3, "found none"),
+        (lambda w: {**w, "more": torch.zeros(1)}, 3, "'more'"),
+        (lambda w: first(w, lambda t: torch.zeros(2, 2)), 3, "expected shape"),
+        (lambda w: first(w, lambda t: t.to(torch.int64)), 3, "dtype"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["pool", "merge", "select", "eval"])
+def test_experts_that_do_not_fit_the_base(refused, spoilt, base, tmp_path, verb, change, status, told):
+    expert = spoilt(change)
+    words = {
+        "pool": ["pool", "--base", base, "--expert", expert],
+        "merge": ["merge", "--base", base, "--expert", expert, "--method", "ties",
+                  "-o", tmp_path / "out"],
+        "select": ["select", "digits_ten", "--base", base, "--expert", expert],
+        "eval": ["eval", "--task", "digits_ten", "--base", base, "--model", expert],
+    }[verb]  # fmt: skip
+    err = refused(status, *words)
+    assert told in err
+    assert "spoilt" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_nan_in_an_expert(refused, spoilt, base, tmp_path):
+    expert = spoilt(lambda w: first(w, lambda t: t * float("nan")))
+    words = ["--base", base, "--expert", expert, "--method", "average", "-o", tmp_path / "out"]
+    assert "NaN" in refused(9, "merge", *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 100])
+def test_weights_of_the_wrong_format(refused, spoilt, base, content):
+    expert = spoilt(dict)
+    (expert / "model.safetensors").write_bytes(content)
+    assert "model.safetensors" in refused(3, "pool", "--base", base, "--expert", expert)
+
+
+def test_an_adapter_of_another_base(refused, base, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"]}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    names = "base_model.model.bert.layer.0.query.lora_{}.weight"
+    factors = {names.format("A"): torch.zeros(2, 7), names.format("B"): torch.zeros(7, 2)}
+    save_file(factors, folder / "adapter_model.safetensors")
+    assert "adapter" in refused(3, "pool", "--base", base, "--expert", folder)
+    err = refused(3, "eval", "--task", "digits_ten", "--base", base, "--model", folder)
+    assert "query" in err
+
+
+def test_names_and_options_of_verbs(refused, base, experts, tmp_path):
+    words = ["--base", base, "-o", tmp_path / "out"]
+    assert "did you mean 'lora'" in refused(2, "train", "digits_ten", *words, "--method", "lroa")
+    assert "did you mean 'steps'" in refused(2, "train", "digits_ten", *words, "--set", "stpes=3")
+    assert "did you mean 'digits_ten'" in refused(2, "train", "digits_tem", *words)
+    pool = ["--base", base, "--expert", experts[0]]
+    assert "did you mean 'knn'" in refused(2, "select", "digits_ten", *pool, "--score", "kn")
+    assert "too few" in refused(4, "select", "digits_ten", *pool, "--labels", "5")
+    assert "did you mean 'digits_ten'" in refused(2, "eval", "--task", "digits_tem", "--base", base,
+                                                  "--model", experts[0])  # fmt: skip
