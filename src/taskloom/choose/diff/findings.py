@@ -129,18 +129,41 @@ def _merges(
     while len(left) > 1:
         candidates = []
         for k in left:
-            others = [j for j in left if j != k]
-            parts, rest = solve(gram, k, others)
             rounding = ROUNDING * epsilons[k] * base / norms[k]
-            if rest < max(RESIDUAL, min(rounding, MOST)):
-                subtracts = bool((parts < -RESIDUAL).any())
-                candidates.append((subtracts, float(np.abs(parts).sum()), k, others, parts, rest))
+            allowed = max(RESIDUAL, min(rounding, MOST))
+            parts, rest = fewest(gram, k, [j for j in left if j != k], allowed)
+            if rest < allowed:
+                subtracts = any(part < 0 for part in parts.values())
+                candidates.append((subtracts, sum(map(abs, parts.values())), k, parts, rest))
         if not candidates:
             break
-        _, _, k, others, parts, rest = min(candidates, key=lambda c: c[:3])
-        found.append(_merge(names, k, others, parts, rest))
+        _, _, k, parts, rest = min(candidates, key=lambda c: c[:3])
+        found.append(_merge(names, k, parts, rest))
         left.remove(k)
     return found
+
+
+def fewest(
+    gram: NDArray[np.float64], k: int, others: Sequence[int], allowed: float
+) -> tuple[dict[int, float], float]:
+    """Return coefficients of few others that leave less than ``allowed`` of task vector k.
+
+    Starts from all and leaves out what contributes least for as long as it can; where even all
+    leave more, they are returned.
+    """
+    kept = list(others)
+    parts, rest = solve(gram, k, kept)
+    while rest < allowed and len(kept) > 1:
+        weight = np.abs(parts) * np.sqrt(gram.diagonal()[kept])
+        for at in np.argsort(weight, kind="stable"):
+            fewer = [j for i, j in enumerate(kept) if i != at]
+            fewer_parts, fewer_rest = solve(gram, k, fewer)
+            if fewer_rest < allowed:
+                kept, parts, rest = fewer, fewer_parts, fewer_rest
+                break
+        else:
+            break
+    return dict(zip(kept, map(float, parts), strict=True)), rest
 
 
 def solve(gram: NDArray[np.float64], k: int, others: Sequence[int]) -> tuple[NDArray[np.float64], float]:
@@ -157,14 +180,12 @@ def solve(gram: NDArray[np.float64], k: int, others: Sequence[int]) -> tuple[NDA
     return parts * scale[0] / scale[1:], float(np.sqrt(max(rest, 0.0)))
 
 
-def _merge(
-    names: Sequence[str], k: int, others: Sequence[int], parts: NDArray[np.float64], rest: float
-) -> Finding:
-    used = [(j, float(c)) for j, c in zip(others, parts, strict=True) if abs(c) >= 5e-3]
-    told = " + ".join(f"{part:.2f} {names[j]}" for j, part in used).replace("+ -", "- ")
+def _merge(names: Sequence[str], k: int, parts: Mapping[int, float], rest: float) -> Finding:
+    terms = [f"{'+' if part > 0 else '-'} {abs(part):.3g} {names[j]}" for j, part in parts.items()]
+    told = " ".join(terms).removeprefix("+ ")
     return Finding(
         "already-merged",
-        (names[k], *(names[j] for j, _ in used)),
+        (names[k], *(names[j] for j in parts)),
         f"{names[k]} is already a merge: its task vector is {told} "
         f"(residual {rest:.1g}); merging it with them counts them twice",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: module type of tensors that stand outside the layers, or directly in one
@@ -92,12 +92,23 @@ def rows_and_columns(
         return (1, stacks.index(place.stack), place.layer)
 
     ordered = sorted(places, key=order)
-    rows = {name: _row(places[name], labels) for name in ordered}
+    outside = _outside_labels({p.stack for p in places.values() if p.layer is None})
+    rows = {}
+    for name in ordered:
+        place = places[name]
+        numbered = place.layer is not None
+        rows[name] = f"{labels[place.stack]} {place.layer}" if numbered else outside[place.stack]
     return rows, {name: places[name].module for name in ordered}
 
 
-def _row(place: Place, labels: Mapping[str, str]) -> str:
-    return place.stack if place.layer is None else f"{labels[place.stack]} {place.layer}"
+def _outside_labels(modules: set[str]) -> dict[str, str]:
+    """Name modules outside the layers by an embedding's last part, else by the last two, if unique."""
+    short = {}
+    for module in modules:
+        parts = module.split(".")
+        short[module] = parts[-1] if _INPUT.search(parts[-1]) else ".".join(parts[-2:])
+    names = list(short.values())
+    return {m: label if names.count(label) == 1 else m for m, label in short.items()}
 
 
 def _stack_labels(stacks: list[str]) -> dict[str, str]:

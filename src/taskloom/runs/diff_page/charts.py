@@ -180,7 +180,7 @@ def _mean(diff: Diff) -> str:
 
 
 def _tight(value: float | None) -> str:
-    return tables.per_cent(value).removesuffix(" %")
+    return tables.per_cent(value).removesuffix("\N{NO-BREAK SPACE}%")
 
 
 def _largest(diff: Diff, values: Sequence[float | None]) -> str:
@@ -198,7 +198,7 @@ def _places(
     *,
     strength: Callable[[Region], float] | None = None,
 ) -> Spec:
-    """Draw layers by module types; places without a value are left empty."""
+    """Draw layers by module types, what has none beside the names; places without a value stay empty."""
     cells = []
     for region in diff.regions:
         value, text = write(region)
@@ -208,7 +208,7 @@ def _places(
     rows = [str(cell["row"]) for cell in cells]
     present = {cell["column"] for cell in cells}
     columns = [r.column for r in diff.modules if r.column in present]
-    columns.sort(key=lambda column: column == "other")
+    columns.sort(key=lambda column: column != "other")
     return draw(
         cells,
         list(dict.fromkeys(rows)),

@@ -13,15 +13,18 @@ LAST = -1e9
 
 
 def per_cent(value: float | None) -> str:
-    """Write a share in per cent with the digits a reader can use.
+    r"""Write a share in per cent with the digits a reader can use, which no line break parts.
 
-    >>> per_cent(0.0314), per_cent(1.353), per_cent(0.00042), per_cent(None)
-    ('3.1 %', '135 %', '0.042 %', '–')
+    >>> [per_cent(x).replace("\N{NO-BREAK SPACE}", " ") for x in (0.0314, 1.353, 0.0042, 0.00042)]
+    ['3.1 %', '135 %', '0.42 %', '0.042 %']
+    >>> per_cent(None)
+    '–'
     """
     if value is None:
         return words.MISSING
-    digits = 0 if abs(value) >= 0.995 else 1 if abs(value) >= 0.00995 or value == 0 else 3
-    return f"{words.decimal(100 * value, digits)} %"
+    size = abs(value)
+    digits = 0 if size >= 0.995 else 1 if size >= 0.00995 or size == 0 else 2 if size >= 0.000995 else 3
+    return f"{words.decimal(100 * value, digits)}\N{NO-BREAK SPACE}%"
 
 
 def experts(diff: Diff) -> Table:
