@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from taskloom.errors import TaskloomError as TaskloomError
     from taskloom.merging.api import merge as merge
     from taskloom.merging.api import merge_files as merge_files
+    from taskloom.merging.extract import extract as extract
+    from taskloom.merging.lowrank import merge_adapters as merge_adapters
     from taskloom.runs.demo import demo as demo
     from taskloom.runs.evaluate import evaluate as evaluate
     from taskloom.runs.pipeline import run as run
@@ -35,7 +37,9 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "demo": ("taskloom.runs.demo", "demo"),
     "diff": ("taskloom.choose.diff.api", "diff"),
     "evaluate": ("taskloom.runs.evaluate", "evaluate"),
+    "extract": ("taskloom.merging.extract", "extract"),
     "merge": ("taskloom.merging.api", "merge"),
+    "merge_adapters": ("taskloom.merging.lowrank", "merge_adapters"),
     "merge_files": ("taskloom.merging.api", "merge_files"),
     "methods": ("taskloom.catalogue", "methods"),
     "pool": ("taskloom.store.pool", "open_pool"),
@@ -52,7 +56,9 @@ __all__ = [
     "demo",
     "diff",
     "evaluate",
+    "extract",
     "merge",
+    "merge_adapters",
     "merge_files",
     "methods",
     "pool",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import click
 
@@ -13,6 +13,8 @@ from taskloom.cli.listen import listening
 
 if TYPE_CHECKING:
     import torch
+
+    from taskloom.merging.lowrank import AdapterReport
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -32,6 +34,11 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 @click.option("--seed", type=int, help="Seed, for methods that draw random numbers.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the merged tensors; else the base's.")
+@click.option(
+    "--as-adapter", is_flag=True, help="Merge adapters into one adapter (linear methods only)."
+)
+@click.option("--rank", type=int, help="With --as-adapter: most directions of a matrix.")
+@click.option("--energy", type=float, help="With --as-adapter: share of the squared norm to keep.")
 @options.allow_pickle
 @options.as_json
 def command(
@@ -43,15 +50,42 @@ def command(
     seed: int | None,
     force: bool,
     dtype: str | None,
+    as_adapter: bool,
+    rank: int | None,
+    energy: float | None,
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
     """Merge experts of one base into a directory that from_pretrained loads.
 
-    Methods that work on whole weights (average, slerp) need no base.
+    Methods that work on whole weights (average, slerp) need no base. With --as-adapter the experts are
+    LoRA adapters and so is the output; no full matrix is made.
     """
     values = options.parsed(settings)
     sources, names = options.named(experts)
+    if as_adapter:
+        if base is None:
+            raise click.UsageError("--as-adapter needs the --base that the adapters were trained on")
+        with listening() as progress:
+            merged = taskloom.merge_adapters(
+                base,
+                sources,
+                method,
+                output_path,
+                rank=rank,
+                energy=energy,
+                names=names,
+                seed=seed,
+                dtype=_torch_dtype(dtype or "float32"),
+                overwrite=force,
+                allow_pickle=allow_pickle,
+                progress=progress,
+                **values,
+            )
+        _tell_adapter(merged, as_json)
+        return
+    if rank is not None or energy is not None:
+        raise click.UsageError("--rank and --energy go with --as-adapter")
     with listening() as progress:
         report = taskloom.merge_files(
             base,
@@ -76,6 +110,24 @@ def command(
     )
 
 
+def _tell_adapter(report: AdapterReport, as_json: bool) -> None:
+    if as_json:
+        output.print_json(report)
+        return
+    ranks = [module.rank for module in report.modules]
+    whole = f", {len(report.whole)} tensors whole" if report.whole else ""
+    click.echo(
+        f"{report.path}: {report.method} of {len(report.weights)} adapters ({report.composition}); "
+        f"{len(ranks)} matrices of rank {min(ranks)} to {max(ranks)}{whole}, relative error "
+        f"{report.error:.2g}, {report.adapter_bytes / 1e6:.1f} MB, {report.seconds:.1f} s, "
+        f"peak memory {report.peak_memory_bytes / 1e6:.0f} MB"
+    )
+
+
+@overload
+def _torch_dtype(name: str) -> torch.dtype: ...
+@overload
+def _torch_dtype(name: None) -> None: ...
 def _torch_dtype(name: str | None) -> torch.dtype | None:
     if name is None:
         return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from taskloom.errors import CheckpointError
 from taskloom.store.access import info_of, inside, row_range
 from taskloom.store.adapter_config import CONFIG, LoraConfig, read_config
-from taskloom.store.adapter_keys import Parts, find_base_names, rename, sort_keys
+from taskloom.store.adapter_keys import Parts, find_base_names, rename, sort_keys, wrapping
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.digest import cached_digest, combine_digests, tensor_digest
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
@@ -77,6 +77,8 @@ class AdapterCheckpoint:
             self._delta(renaming[module], module, keys, embedding)
             for module, keys, embedding in parts.modules
         )
+        self._embeddings = frozenset(f"{renaming[module]}.weight" for module in parts.embedding)
+        self._wrapping = wrapping(renaming)
         self._saved = dict(
             self._replacement(rename(name, renaming), key) for name, key in parts.saved.items()
         )
@@ -111,6 +113,29 @@ class AdapterCheckpoint:
         """Names of the tensors that can differ from the base's, in the base's order."""
         touched = self._deltas.keys() | self._saved.keys()
         return tuple(name for name in self._base.tensors if name in touched)
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """Names of the tensors that are stored whole, in the base's order."""
+        return tuple(name for name in self._base.tensors if name in self._saved)
+
+    @property
+    def low_rank(self) -> tuple[str, ...]:
+        """Names of the tensors that have factors, in the base's order."""
+        return tuple(name for name in self._base.tensors if name in self._deltas)
+
+    @property
+    def embeddings(self) -> frozenset[str]:
+        """Names of the changed tensors that peft looks up rather than multiplies with."""
+        return self._embeddings
+
+    @property
+    def wrapping(self) -> tuple[str, str]:
+        """(parts before the adapter's names, parts before the base's) where the two differ.
+
+        ``("bert.", "")``: the adapter says ``bert.encoder...`` where the base says ``encoder...``.
+        """
+        return self._wrapping
 
     def factors(self, name: str) -> tuple[Tensor, Tensor, float] | None:
         """Return (B, A, scaling) with tensor = base + scaling * B A, or None.

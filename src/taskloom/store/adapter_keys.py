@@ -109,6 +109,20 @@ def rename(name: str, renaming: Mapping[str, str]) -> str:
     return name
 
 
+def wrapping(renaming: Mapping[str, str]) -> tuple[str, str]:
+    """Return what stands before the adapter's names, and what before the base's.
+
+    >>> wrapping({"bert.encoder.q": "encoder.q"}), wrapping({"encoder.q": "bert.encoder.q"})
+    (('bert.', ''), ('', 'bert.'))
+    """
+    for old, new in renaming.items():
+        if old != new:
+            return (
+                (old.removesuffix(new), "") if old.endswith(f".{new}") else ("", new.removesuffix(old))
+            )
+    return "", ""
+
+
 def _add(table: dict[str, dict[str, str]], match: re.Match[str], key: str, label: str) -> None:
     sides = table.setdefault(match["module"], {})
     if match["side"] in sides:

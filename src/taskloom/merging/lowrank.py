@@ -1,0 +1,344 @@
+"""``taskloom.merge_adapters``: experts that are adapters, merged into an adapter."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taskloom.algebra import linear_weights
+from taskloom.algebra.linear import nonlinear_steps
+from taskloom.errors import CheckpointError, NumericalError, PlanError
+from taskloom.merging.api import Experts, _pool, _recipe, peak_memory
+from taskloom.merging.executor import plan_merge
+from taskloom.merging.factors import Product, Target, compress, product_norm
+from taskloom.merging.recipe import Recipe
+from taskloom.progress import Progress, silent
+from taskloom.store.adapter import AdapterCheckpoint
+from taskloom.store.adapter_layout import Layout, lay_out, lone, under
+from taskloom.store.adapter_writer import WEIGHTS, AdapterWriter, write_adapter
+from taskloom.store.checkpoint import Checkpoint
+from taskloom.store.open import Source
+from taskloom.store.pool import Pool
+
+_WAY_OUT = "Merge into a full model, and extract an adapter from that if one is needed"
+
+
+@dataclass(frozen=True)
+class ModuleLoss:
+    """What became of one matrix.
+
+    Attributes
+    ----------
+    name, shape
+        The tensor.
+    rank, rank_in
+        Directions written, and directions of all experts together.
+    norm
+        Frobenius norm of the merged change.
+    error
+        Frobenius norm of what compression took away, divided by ``norm`` (0 where the norm is).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rank: int
+    rank_in: int
+    norm: float
+    error: float
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What a merge of adapters wrote and cost.
+
+    ``error`` is that of all matrices together; ``whole`` lists the tensors merged as full tensors.
+    """
+
+    path: Path
+    method: str
+    options: dict[str, Any]
+    composition: str
+    weights: dict[str, float]
+    modules: tuple[ModuleLoss, ...]
+    whole: tuple[str, ...]
+    error: float
+    adapter_bytes: int
+    seconds: float
+    peak_memory_bytes: int
+
+
+def merge_adapters(
+    base: Source,
+    experts: Experts,
+    recipe: str | Recipe,
+    output: str | os.PathLike[str],
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    names: Sequence[str] | None = None,
+    seed: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    overwrite: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> AdapterReport:
+    """Merge LoRA adapters of one base into one LoRA adapter, without making a full matrix.
+
+    For recipes whose merged task vector is ``sum_k w_k tau_k`` with fixed numbers ``w_k``: with
+    ``tau_k = s_k B_k A_k`` the sum is the product of the concatenated factors, exactly, with the sum of
+    the ranks. It is shortened to a matrix's own shape where it is wider, and, if ``rank`` or ``energy``
+    is given, to fewer directions: QR of both factors and the singular values of a small matrix (the
+    closest one of that rank, Eckart and Young 1936).
+
+    Whether a recipe is of that kind is what its steps say of themselves (`Step.linear`); the numbers
+    come from running it on unit vectors (`linear_weights`). Recipes on whole weights must have weights
+    that sum to 1, as an average has, because then and only then the base cancels.
+
+    Ranks, alphas, rsLoRA and patterns may differ between experts; a module that an expert does not
+    change counts as zero. Modules that an expert stores whole (``modules_to_save``, biases) are merged
+    as full tensors by the same numbers, also where another expert changes them by a low-rank product.
+    The output has alpha = rank everywhere.
+
+    Beside peft's ``add_weighted_adapter``: ``linear`` adds up factors, which brings cross terms
+    ``B_i A_j`` and is another merge; ``cat`` is the sum taken here, but refuses modules stored whole by
+    more than one adapter, takes the first one's if only one stores them, and keeps the first adapter's
+    ``use_rslora``, so that with rsLoRA its result is too large by the square root of the new rank.
+
+    Parameters
+    ----------
+    base
+        The model that the adapters were trained on.
+    experts
+        Adapter directories, in order or by name.
+    recipe
+        A method's name or a `Recipe`.
+    output
+        Directory to write.
+    rank
+        Most directions of any matrix.
+    energy
+        Share of each matrix's squared norm to keep, in (0, 1]; with ``rank``, that is the limit.
+    names, seed, allow_pickle, progress, **options
+        As in `taskloom.merge`.
+    dtype
+        Of the factors.
+    overwrite
+        Replace an existing output.
+
+    Raises
+    ------
+    PlanError
+        A recipe that is not a linear combination, named with the steps that are not, or options
+        that do not fit.
+    CheckpointError
+        An expert that is not an adapter, or adapters that peft cannot hold in one.
+    NumericalError
+        NaN or infinity in an adapter.
+    OutputError
+        The output exists or cannot be written.
+    """
+    begun = time.perf_counter()
+    target = None if rank is None and energy is None else Target(rank, energy)
+    chosen = _recipe(recipe, seed, options)
+    pool = _pool(base, experts, names, allow_pickle)
+    plan_merge(pool, chosen.chain)
+    weights = adapter_weights(chosen, pool.names)
+    adapters = _adapters(pool)
+    sources = [(w, each) for w, each in zip(weights, adapters, strict=True) if w != 0]
+    merger = _Merger(pool.yardstick, sources, target, dtype)
+    layout, low = merger.lay_out(str(output))
+    with (
+        torch.inference_mode(),
+        write_adapter(
+            output,
+            pool.tensors,
+            transposed=_transposed(adapters),
+            wrapping=_wrapping(adapters),
+            base_name=os.fspath(base) if isinstance(base, str | os.PathLike) else None,
+            overwrite=overwrite,
+        ) as writer,
+    ):
+        modules = []
+        for done, name in enumerate(low):
+            progress("merge adapters", done, len(low))
+            modules.append(merger.low_rank(writer, name))
+        for name in (*layout.tensors, *layout.biases):
+            writer.whole(name, merger.whole(name))
+        writer.finish(layout)
+        progress("merge adapters", len(low), len(low))
+    return AdapterReport(
+        path=Path(output),
+        method=chosen.method,
+        options=chosen.plain(),
+        composition=str(chosen.chain),
+        weights=dict(zip(pool.names, weights, strict=True)),
+        modules=tuple(modules),
+        whole=(*layout.tensors, *layout.biases),
+        error=_overall(modules),
+        adapter_bytes=(Path(output) / WEIGHTS).stat().st_size,
+        seconds=time.perf_counter() - begun,
+        peak_memory_bytes=peak_memory(),
+    )
+
+
+def adapter_weights(recipe: Recipe, experts: tuple[str, ...]) -> tuple[float, ...]:
+    """Return the number before each expert's task vector.
+
+    Raises
+    ------
+    PlanError
+        The recipe's result is not a linear combination of task vectors.
+
+    Examples
+    --------
+    >>> adapter_weights(Recipe.of("average"), ("a", "b"))
+    (0.5, 0.5)
+    >>> adapter_weights(Recipe.of("ties"), ("a", "b"))
+    Traceback (most recent call last):
+    ...
+    taskloom.errors.PlanError: ties is not a linear combination of task vectors, because of keep(0.2,
+    model), elect, mean(kept), so its result has no low rank. Merge into a full model, and extract an
+    adapter from that if one is needed
+    """
+    weights = linear_weights(recipe.chain, experts)
+    if weights is None:
+        steps = ", ".join(step.name for step in nonlinear_steps(recipe.chain))
+        raise PlanError(
+            f"{recipe.method} is not a linear combination of task vectors, because of {steps}, "
+            "so its result has no low rank",
+            hint=_WAY_OUT,
+        )
+    if recipe.chain.space == "weight" and not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
+        raise PlanError(
+            f"{recipe.method} works on whole weights with numbers that sum to {sum(weights):g}, "
+            "so that the base itself would change",
+            hint="Give weights that sum to 1, or merge into a full model",
+        )
+    return weights
+
+
+@dataclass(frozen=True)
+class _Merger:
+    """Weighted adapters of one base."""
+
+    base: Checkpoint
+    sources: Sequence[tuple[float, AdapterCheckpoint]]
+    target: Target | None
+    dtype: torch.dtype
+
+    def lay_out(self, label: str) -> tuple[Layout, tuple[str, ...]]:
+        """Tell the tensors to be merged whole from the low-rank ones."""
+        dense = {name for _, each in self.sources for name in each.whole if self._moved(each, name)}
+        containers = {name.rpartition(".")[0] for name in lone(dense, self.base.tensors)} - {""}
+        held = containers | {name.rpartition(".")[0] for name in dense if not name.endswith(".bias")}
+        touched = {name for _, each in self.sources for name in each.low_rank} - dense
+        low = tuple(n for n in self.base.tensors if n in touched and not under(n, held))
+        if not low:
+            raise CheckpointError(
+                f"{label}: no matrix is left with a low-rank change, and peft needs one at least",
+                hint="Check the weights, or merge into a full model",
+            )
+        adapted = [name.rpartition(".")[0] for name in low]
+        layout = lay_out(
+            dense, adapted=adapted, tensors=self.base.tensors, containers=containers, label=label
+        )
+        return layout, low
+
+    def low_rank(self, writer: AdapterWriter, name: str) -> ModuleLoss:
+        """Concatenate, compress and store one matrix's factors."""
+        found = self._factors(name)
+        wide = torch.float64 if any(a.dtype == torch.float64 for _, _, a in found) else torch.float32
+        lefts, rights = [], []
+        for factor, left, right in found:
+            root = math.sqrt(abs(factor))
+            lefts.append(left.to(wide) * math.copysign(root, factor))
+            rights.append(right.to(wide) * root)
+        left, right = torch.cat(lefts, dim=1), torch.cat(rights)
+        if not (bool(torch.isfinite(left).all()) and bool(torch.isfinite(right).all())):
+            raise NumericalError(
+                f"an adapter's factors of {name!r} hold NaN or infinity", hint="Leave that adapter out"
+            )
+        rank_in = int(left.shape[1])
+        product = self._shortened(left, right)
+        embedding = any(name in each.embeddings for _, each in self.sources)
+        writer.low_rank(
+            name, product.left.to(self.dtype), product.right.to(self.dtype), embedding=embedding
+        )
+        error = product.residual / product.norm if product.norm else 0.0
+        shape = self.base.tensors[name].shape
+        return ModuleLoss(name, shape, product.rank, rank_in, product.norm, error)
+
+    def whole(self, name: str) -> Tensor:
+        """Merge one tensor in full: base + sum of weight * (expert - base)."""
+        below = self.base.read(name)
+        movers = [(weight, each) for weight, each in self.sources if name in each.changed]
+        if not movers or not below.dtype.is_floating_point:
+            return below
+        wide = torch.float64 if below.dtype == torch.float64 else torch.float32
+        start = below.to(wide)
+        merged = start.clone()
+        for weight, each in movers:
+            merged.add_(each.read(name).to(wide) - start, alpha=weight)
+        cast = merged.to(below.dtype)
+        if not bool(torch.isfinite(cast).all()):
+            raise NumericalError(
+                f"the merged tensor {name!r} holds NaN or infinity", hint="Leave that adapter out"
+            )
+        return cast
+
+    def _factors(self, name: str) -> list[tuple[float, Tensor, Tensor]]:
+        found = [(weight, each.factors(name)) for weight, each in self.sources]
+        return [(weight * f[2], f[0], f[1]) for weight, f in found if f is not None]
+
+    def _shortened(self, left: Tensor, right: Tensor) -> Product:
+        widest = min(left.shape[0], right.shape[1])
+        target = self.target
+        rank_in = int(left.shape[1])
+        enough = target is None or (target.energy is None and rank_in <= target.limit(widest))
+        if enough and rank_in <= widest:
+            return Product(left, right, product_norm(left, right), 0.0, "factors")
+        return compress(left, right, target)
+
+    def _moved(self, adapter: AdapterCheckpoint, name: str) -> bool:
+        if adapter.factors(name) is not None:
+            return False
+        return not torch.equal(adapter.read(name), self.base.read(name))
+
+
+def _adapters(pool: Pool) -> list[AdapterCheckpoint]:
+    found = []
+    for expert in pool.experts:
+        if not isinstance(expert.checkpoint, AdapterCheckpoint):
+            raise CheckpointError(
+                f"expert {expert.name!r} ({expert.checkpoint.label}): expected a LoRA adapter, "
+                "found a full model",
+                hint="Extract an adapter from it, or merge into a full model",
+            )
+        found.append(expert.checkpoint)
+    return found
+
+
+def _transposed(adapters: Sequence[AdapterCheckpoint]) -> bool:
+    linear = [each for each in adapters if set(each.low_rank) - each.embeddings]
+    return (linear or adapters)[0].config.transposed
+
+
+def _wrapping(adapters: Sequence[AdapterCheckpoint]) -> tuple[str, str]:
+    """Return the spelling of all adapters, or the base's if they differ."""
+    found = {each.wrapping for each in adapters}
+    return found.pop() if len(found) == 1 else ("", "")
+
+
+def _overall(modules: Sequence[ModuleLoss]) -> float:
+    norm = math.sqrt(sum(each.norm**2 for each in modules))
+    lost = math.sqrt(sum((each.error * each.norm) ** 2 for each in modules))
+    return lost / norm if norm else 0.0
