@@ -23,6 +23,8 @@ Cell = tuple[float | None, str]
 
 def norm_charts(diff: Diff) -> list[Figure]:
     """Draw how far each expert moved: one heatmap each, all on one scale of colour."""
+    if not diff.regions:
+        return []
     alien = {name for f in diff.findings if f.kind == "wrong-base" for name in f.experts}
     homely = [k for k, name in enumerate(diff.experts) if name not in alien]
     values = [
@@ -89,7 +91,7 @@ def _rank_chart(diff: Diff, k: int) -> Figure:
 
 def cosine_charts(diff: Diff) -> list[Figure]:
     """Draw whether task vectors point the same way: experts by experts, then by place."""
-    if not diff.pairs:
+    if not diff.pairs or not diff.regions:
         return []
     found = []
     if len(diff.experts) > 2:
@@ -126,7 +128,7 @@ def cosine_charts(diff: Diff) -> list[Figure]:
 
 def conflict_charts(diff: Diff) -> list[Figure]:
     """Draw how often changes have opposite signs: experts by experts, then by place."""
-    if not diff.pairs:
+    if not diff.pairs or not diff.regions:
         return []
     caption = (
         "Of the numbers that both changed, per cent changed in opposite directions. Unrelated experts "
