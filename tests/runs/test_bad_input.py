@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,10 @@ TASK = {
     "labels": ["no", "yes"],
     "license": {"package": "none", "data": "CC0-1.0"},
 }
+WORDS = "apple river stone cloud tiger"
 GOOD = "text,label\n" + "".join(
-    f"number {i} is {'odd' if i % 2 else 'even'} as {i * i},{'yes' if i % 2 else 'no'}\n"
-    for i in range(60)
+    f"{' '.join(words)},{'yes' if number % 2 else 'no'}\n"
+    for number, words in enumerate(permutations(WORDS.split(), 3))
 )
 
 
@@ -66,7 +68,7 @@ def task(tmp_path):
     ("data", "told"),
     [
         (None, "there is no plan"),
-        (b"name: [a\nb", "is not valid YAML (line 3"),
+        (b"name: [a\nb", "is not valid YAML (line 2, column 2)"),
         (b"name: \xe9", "is not UTF-8 text (byte 6). Save it as UTF-8"),
         (b"[]", "expected keys and values"),
         (b"nme: x", "unknown key 'nme': did you mean 'name'?"),
@@ -133,8 +135,7 @@ def test_a_package_whose_bytes_have_changed_is_refused(refused, tmp_path, monkey
         path.write_bytes(b"other bytes")
         return path
 
-    monkeypatch.setattr(packages, "fetch", fetched, raising=False)
-    monkeypatch.setattr(packages, "download", fetched, raising=False)
+    monkeypatch.setattr(packages, "download", fetched)
     path = write_plan(tmp_path / "plan.yaml", base=packaged("0" * 64))
     assert "no-such-package-of-ours" in refused(6, "run", path, "-o", tmp_path / "run")
 
@@ -146,12 +147,12 @@ def test_a_package_whose_bytes_have_changed_is_refused(refused, tmp_path, monkey
     ("data", "changes", "told"),
     [
         (None, {}, "cannot be read"),
-        ("", {}, "'mine'"),
+        ("", {}, "data.csv is empty: expected a header line"),
         ("text,label\n", {}, "holds no rows"),
-        ("text,label\n" + "".join(f"some text {i * i},yes\n" for i in range(60)), {}, "one class"),
-        (GOOD.replace("1,yes", "1,maybe", 1), {}, "'maybe'"),
+        (GOOD.replace(",no", ",yes"), {"near_duplicate": 1.0}, "of one class, 'yes'"),
+        (GOOD.replace(",yes", ",maybe", 1), {}, "'maybe'"),
         (GOOD.replace("text,", "txt,"), {}, "'text'"),
-        (GOOD.encode().replace(b"even", b"\xe9ven", 1), {}, "UTF-8"),
+        (GOOD.encode().replace(b"apple", b"\xe9pple", 1), {}, "data.csv is not utf-8 text: byte 0xe9"),
         (GOOD, {"columns": {"inputs": "text", "label": "lable"}}, "'lable'"),
     ],
 )

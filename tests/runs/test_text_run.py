@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -73,11 +73,16 @@ def ran(home):
     return home / "run", run(plan_of(home), output=home / "run")
 
 
-def told_by(script: Path, cwd: Path) -> dict:
-    command = [sys.executable, str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture
+def told_by(monkeypatch, capsys):
+    """Run a script as ``__main__`` in this process, which has its imports behind it."""
+
+    def call(script: Path) -> dict:
+        monkeypatch.setattr(sys, "argv", [str(script)])
+        runpy.run_path(str(script), run_name="__main__")
+        return json.loads(capsys.readouterr().out)
+
+    return call
 
 
 def test_a_run_on_local_annotations(ran):
@@ -90,15 +95,13 @@ def test_a_run_on_local_annotations(ran):
 
 
 @pytest.mark.parametrize(("number", "metric"), [(0, "accuracy"), (1, "macro_f1")])
-def test_a_script_of_plain_transformers_reproduces_the_score_from_anywhere(
-    ran, tmp_path, number, metric
-):
+def test_a_script_of_plain_transformers_reproduces_the_score_from_anywhere(ran, told_by, number, metric):
     folder, result = ran
     handover = result.handovers[number]
     script = folder / handover.path / "reproduce.py"
     assert "AutoModel" in script.read_text()
     assert "Encoder" not in script.read_text()
-    told = told_by(script, tmp_path)
+    told = told_by(script)
     (score,) = [
         s for s in result.scores if (s.model, s.task, s.split) == (handover.model, told["task"], "test")
     ]
@@ -106,13 +109,13 @@ def test_a_script_of_plain_transformers_reproduces_the_score_from_anywhere(
     assert told["n"] == score.n
 
 
-def test_in_bfloat16_the_script_keeps_the_batches(home, tmp_path):
+def test_in_bfloat16_the_script_keeps_the_batches(home, told_by, tmp_path):
     options = {"precision": "bf16", "max_length": 8, "batch_size": 5}
     result = run(plan_of(home, evaluation=options), output=tmp_path / "run")
     handover = result.handovers[0]
     script = tmp_path / "run" / handover.path / "reproduce.py"
     assert "Encoder" in script.read_text()
-    told = told_by(script, tmp_path)
+    told = told_by(script)
     value = f"{told['accuracy']:.6f} (n = {told['n']})"
     assert handover.reproduces == f"{told['task']} test accuracy {value}"
 

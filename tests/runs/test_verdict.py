@@ -13,7 +13,7 @@ from taskloom.runs import results
 from taskloom.runs.candidates import Candidate
 from taskloom.runs.heads import cross_validated, fold_of
 from taskloom.runs.result import TargetRecord
-from taskloom.runs.targets import sentence
+from taskloom.runs.targets import gain_interval, sentence
 from taskloom.runs.verdict import decide, mean_interval
 
 
@@ -137,6 +137,28 @@ def target(**changes) -> TargetRecord:
         "sentence": "",
     }
     return TargetRecord(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "gains"),
+    [(4, 0, False), (5, 0, False), (6, 0, True), (9, 1, True), (8, 2, False), (60, 20, True)],
+)
+def test_a_handful_of_examples_is_no_gain(better, worse, gains):
+    """Two-sided sign test by hand: 2 / 2^5 > 0.05 > 2 / 2^6; 9 of 10: 0.021; 8 of 10: 0.109."""
+    labels = np.zeros(500, dtype=np.int64)
+    base, chosen = labels.copy(), labels.copy()
+    base[:better], chosen[better : better + worse] = 1, 1
+    gain, low, high = gain_interval(labels, chosen, base, metric="accuracy", seed=0)
+    assert gain == pytest.approx((better - worse) / 500)
+    assert (low > 0) == gains
+    assert low <= gain <= high
+    back = gain_interval(labels, base, chosen, metric="accuracy", seed=0)
+    assert (back[2] < 0) == gains
+
+
+def test_equal_predictions_have_no_gain():
+    same = np.arange(10) % 2
+    assert gain_interval(same, same, same, metric="accuracy", seed=0) == (0, 0, 0)
 
 
 def test_a_gain_is_told_with_its_interval():

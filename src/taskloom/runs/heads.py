@@ -73,7 +73,7 @@ def fold_of(labels: Array, folds: int, seed: int) -> Array:
     """Return the fold (N,) of every example: sizes differ by one at most, each class is spread out.
 
     >>> fold_of(np.array([0, 0, 0, 0, 1, 1]), 2, 0).tolist()
-    [1, 0, 0, 1, 0, 1]
+    [1, 0, 0, 1, 1, 0]
     """
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)])
