@@ -30,7 +30,11 @@ def per_cent(value: float | None) -> str:
 def experts(diff: Diff) -> Table:
     """Return every expert's numbers over the whole model."""
     whole = diff.whole
-    warned = {name for finding in diff.findings for name in finding.experts[:1]}
+    warned = {
+        name
+        for finding in diff.findings
+        for name in (finding.experts[:1] if finding.kind == "already-merged" else finding.experts)
+    }
     rows = tuple(
         (
             Cell(name, kind="expert", flag="warning" if name in warned else "",
