@@ -63,7 +63,7 @@ def shards(folder, parts, weight_map=None):
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 def test_every_dtype(tmp_path, dtype):
-    value = sample(dtype)
+    value = sample(getattr(torch, dtype))
     save_file({"w": value}, tmp_path / "w.safetensors")
     checkpoint = SafetensorsCheckpoint(tmp_path / "w.safetensors")
     assert checkpoint.tensors["w"] == TensorInfo((3, 4), dtype)

@@ -38,7 +38,8 @@ shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 
 @st.composite
 def tensor(draw):
-    dtype, shape = draw(st.sampled_from(list(DTYPES.values()))), draw(shapes)
+    dtype = getattr(torch, draw(st.sampled_from(list(DTYPES.values()))))
+    shape = draw(shapes)
     count = torch.Size(shape).numel() * dtype.itemsize
     if dtype == torch.bool:
         bits = draw(st.lists(st.booleans(), min_size=count, max_size=count))

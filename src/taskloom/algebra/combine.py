@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-
-import torch
-from torch import Tensor
 
 from taskloom.algebra.core import Chain, Grain, Scalar, Stack, Step, Weights, chain
 from taskloom.errors import PlanError, nearest
+from taskloom.lazy import Tensor, torch
 
 
 def sum_rows(values: Tensor) -> Tensor:
@@ -25,8 +23,8 @@ def sum_rows(values: Tensor) -> Tensor:
     return summed
 
 
-def resolve_weights(weights: Weights, experts: tuple[str, ...], like: Tensor) -> Tensor:
-    """Return ``(K,)`` weights in the order of ``experts``, with the dtype and device of ``like``.
+def check_weights(weights: Weights, experts: tuple[str, ...]) -> Sequence[float] | Tensor:
+    """Return the weights in the order of ``experts``: numbers, or the 1-d tensor that was given.
 
     Raises
     ------
@@ -54,13 +52,18 @@ def resolve_weights(weights: Weights, experts: tuple[str, ...], like: Tensor) ->
             f"{len(weights)} weights were given for {len(experts)} experts ({', '.join(experts)})",
             hint="Give one weight per expert, in pool order or by name",
         )
-    given = torch.as_tensor(weights, dtype=like.dtype, device=like.device)
-    for name, finite in zip(experts, torch.isfinite(given.detach()).tolist(), strict=True):
-        if not finite:
+    for name, weight in zip(experts, weights, strict=True):
+        if not math.isfinite(float(weight)):
             raise PlanError(
                 f"the weight of the expert {name!r} is not finite", hint="Give finite weights"
             )
-    return given
+    return weights
+
+
+def resolve_weights(weights: Weights, experts: tuple[str, ...], like: Tensor) -> Tensor:
+    """Return `check_weights` as ``(K,)``, with the dtype and device of ``like``."""
+    given = check_weights(weights, experts)
+    return torch.as_tensor(given, dtype=like.dtype, device=like.device)
 
 
 def _column(weights: Tensor, values: Tensor) -> Tensor:

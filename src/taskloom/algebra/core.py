@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
-from torch import Tensor
+from taskloom.lazy import Tensor
 
 #: one number: a plain float, or a 0-d tensor when its gradient is wanted
 Scalar = float | Tensor

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from taskloom.algebra.core import Chain, Stack, Step
 from taskloom.errors import PlanError
+from taskloom.lazy import torch
 
 
 def nonlinear_steps(chain: Chain) -> tuple[Step, ...]:

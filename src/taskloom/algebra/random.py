@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from taskloom.lazy import Tensor, torch
 
 _BLOCK = 8  # 32-bit numbers per Philox counter
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from taskloom.algebra.combine import resolve_weights, sum_rows
 from taskloom.algebra.core import Measure, Stack, Step, Weights
+from taskloom.lazy import Tensor, torch
 
 Tie = Literal["zero", "plus", "majority"]
 

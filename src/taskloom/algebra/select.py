@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from taskloom.lazy import Tensor, torch
 
 _HIGH = 1 << 15  # the sign bit of a magnitude is zero, so 15 of the 16 high bits are used
 _LOW = 1 << 16

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
 from taskloom.algebra.core import Grain, Measure, Stack, Step
 from taskloom.algebra.random import bernoulli
 from taskloom.algebra.select import Radix, magnitude_bits, top_mask
+from taskloom.lazy import Tensor, torch
 
 Scope = Literal["row", "tensor", "model"]
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from taskloom.errors import PlanError
+from taskloom.lazy import Tensor, torch
 from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.recipe import Recipe
 from taskloom.progress import Progress, silent

@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from taskloom.algebra import Chain, Grain, Stack
 from taskloom.algebra.combine import resolve_weights
 from taskloom.errors import NumericalError, PlanError
+from taskloom.lazy import Tensor, torch
 from taskloom.progress import Progress, silent
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.pool import Pool

@@ -17,11 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from taskloom.algebra import Chain
-from taskloom.algebra.combine import resolve_weights
+from taskloom.algebra.combine import check_weights
 from taskloom.errors import CheckpointError, PlanError
+from taskloom.lazy import torch
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.pool import Pool
 
@@ -148,7 +147,7 @@ def program_of(pool: Pool, chain: Chain, dtype: torch.dtype | None = None) -> Pr
     check_chain(chain, pool.names, has_base=pool.base is not None)
     outputs = []
     for name, info in pool.tensors.items():
-        if not info.dtype.is_floating_point:
+        if not info.is_float:
             outputs.append(Output(name, info, None, None, (Ref(pool.yardstick, name),), ("base",)))
             continue
         wanted = info if dtype is None else TensorInfo(info.shape, dtype)
@@ -182,7 +181,7 @@ def check_chain(chain: Chain, names: tuple[str, ...], *, has_base: bool) -> None
         )
     for step in chain.steps:
         if step.weights is not None:
-            resolve_weights(step.weights, names, torch.empty(0))
+            check_weights(step.weights, names)
 
 
 def check_output(output: Output) -> None:
@@ -218,11 +217,9 @@ def check_output(output: Output) -> None:
                 f"{list(found.shape)} in tensor {ref.name!r} of {name!r} ({ref.checkpoint.label})",
                 hint="Only tensors of one shape can be merged",
             )
-        if found.dtype.is_floating_point != output.info.dtype.is_floating_point or (
-            not found.dtype.is_floating_point and found.dtype != output.info.dtype
-        ):
+        if found.kind != output.info.kind and not (found.is_float and output.info.is_float):
             raise CheckpointError(
-                f"output {output.name!r}: expected {output.info.dtype}, found {found.dtype} in tensor "
+                f"output {output.name!r}: expected {output.info.kind}, found {found.kind} in tensor "
                 f"{ref.name!r} of {name!r} ({ref.checkpoint.label})",
                 hint="Convert the checkpoint",
             )

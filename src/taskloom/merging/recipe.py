@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
-
 from taskloom import registry
 from taskloom.algebra import Chain
 from taskloom.errors import PlanError
+from taskloom.lazy import Tensor
 
 
 @dataclass(frozen=True, eq=False)

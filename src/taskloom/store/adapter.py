@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from taskloom.errors import CheckpointError
+from taskloom.lazy import Tensor, torch
 from taskloom.store.access import info_of, inside, row_range
 from taskloom.store.adapter_config import CONFIG, LoraConfig, read_config
 from taskloom.store.adapter_keys import Parts, find_base_names, rename, sort_keys, wrapping

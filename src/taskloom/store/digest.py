@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from json import JSONDecodeError, loads
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from taskloom.errors import OutputError
+from taskloom.lazy import Tensor, torch
 from taskloom.store.atomic import write_json
 from taskloom.store.cache import cache_root, canonical_digest, file_mark
 from taskloom.store.checkpoint import TensorInfo
@@ -41,10 +39,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def combine_digests(parts: Iterable[tuple[str, TensorInfo, str]]) -> str:
     """Return one digest for (name, info, digest of the bytes) of every tensor, in any order."""
-    rows = [
-        [name, str(info.dtype).removeprefix("torch."), list(info.shape), digest]
-        for name, info, digest in parts
-    ]
+    rows = [[name, info.kind, list(info.shape), digest] for name, info, digest in parts]
     return canonical_digest(sorted(rows, key=lambda row: str(row[0])))
 
 

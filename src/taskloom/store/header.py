@@ -16,35 +16,33 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-import torch
-
 from taskloom.errors import CheckpointError
 from taskloom.store.cache import file_mark
 from taskloom.store.checkpoint import TensorInfo
 
-#: safetensors' name of a dtype -> torch's
-DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+#: safetensors' name of a dtype -> torch's name
+DTYPES: Mapping[str, str] = MappingProxyType(
     {
-        "F64": torch.float64,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-        "F8_E4M3": torch.float8_e4m3fn,
-        "F8_E5M2": torch.float8_e5m2,
-        "F8_E8M0": torch.float8_e8m0fnu,
-        "I64": torch.int64,
-        "I32": torch.int32,
-        "I16": torch.int16,
-        "I8": torch.int8,
-        "U64": torch.uint64,
-        "U32": torch.uint32,
-        "U16": torch.uint16,
-        "U8": torch.uint8,
-        "BOOL": torch.bool,
-        "C64": torch.complex64,
+        "F64": "float64",
+        "F32": "float32",
+        "F16": "float16",
+        "BF16": "bfloat16",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "F8_E8M0": "float8_e8m0fnu",
+        "I64": "int64",
+        "I32": "int32",
+        "I16": "int16",
+        "I8": "int8",
+        "U64": "uint64",
+        "U32": "uint32",
+        "U16": "uint16",
+        "U8": "uint8",
+        "BOOL": "bool",
+        "C64": "complex64",
     }
 )
-NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
+NAMES: Mapping[str, str] = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
 _MAX_HEADER = 100_000_000
 _MAX_DIMENSIONS = 64
@@ -184,7 +182,7 @@ def _span(file: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _counts(shape) or len(shape) > _MAX_DIMENSIONS:
         _refuse(file, f"expected a shape of non-negative integers, found {_short(shape)}", name)
-    padded = dtype.itemsize
+    padded = TensorInfo((), dtype).nbytes
     for size in shape:
         padded *= max(size, 1)
     if padded > _MAX_BYTES:

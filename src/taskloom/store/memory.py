@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import torch
-from torch import Tensor, nn
-
 from taskloom.errors import CheckpointError
+from taskloom.lazy import Module, Tensor, torch
 from taskloom.store.access import info_of, row_range
 from taskloom.store.checkpoint import TensorInfo
 from taskloom.store.digest import combine_digests, tensor_digest
@@ -39,8 +37,8 @@ class MemoryCheckpoint:
     (['embedding'], {'lm_head': 'embedding'})
     """
 
-    def __init__(self, source: Mapping[str, Tensor] | nn.Module, label: str = "<memory>") -> None:
-        named = source.state_dict(keep_vars=True) if isinstance(source, nn.Module) else source
+    def __init__(self, source: Mapping[str, Tensor] | Module, label: str = "<memory>") -> None:
+        named = source.state_dict(keep_vars=True) if isinstance(source, Module) else source
         self._label = label
         self._values: dict[str, Tensor] = {}
         self._aliases: dict[str, str] = {}

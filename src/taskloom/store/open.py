@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor, nn
-
 from taskloom.errors import CheckpointError
+from taskloom.lazy import Module, Tensor
 from taskloom.store import pickled, safetensors_dir
 from taskloom.store.adapter import CONFIG, AdapterCheckpoint
 from taskloom.store.checkpoint import Checkpoint
@@ -18,7 +17,7 @@ from taskloom.store.memory import MemoryCheckpoint
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
 #: What can be opened: weights in memory, a path, or a hub id.
-Source = Checkpoint | Mapping[str, Tensor] | nn.Module | str | os.PathLike[str]
+Source = Checkpoint | Mapping[str, Tensor] | Module | str | os.PathLike[str]
 
 
 def open_checkpoint(
@@ -49,14 +48,14 @@ def open_checkpoint(
     SourceUnreachable
         A hub id that is not cached and cannot be fetched.
     """
-    if isinstance(source, nn.Module | Mapping):
+    if isinstance(source, Module | Mapping):
         return MemoryCheckpoint(source)
     if not isinstance(source, str | os.PathLike):
         if isinstance(source, Checkpoint):
             return source
         raise CheckpointError(
             f"expected weights, a path or a hub id, found {type(source).__name__}",
-            hint="Pass a state dict, an nn.Module, a directory or a hub id",
+            hint="Pass a state dict, an Module, a directory or a hub id",
         )
     path = resolve_model(os.fspath(source), revision=revision, allow_pickle=allow_pickle)
     if (path / CONFIG).is_file():

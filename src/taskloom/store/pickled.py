@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from taskloom.errors import CheckpointError
+from taskloom.lazy import Tensor, torch
 from taskloom.store.access import inside
 from taskloom.store.memory import MemoryCheckpoint
 from taskloom.store.safetensors_dir import read_weight_map

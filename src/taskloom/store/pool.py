@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from taskloom.errors import CheckpointError, nearest
+from taskloom.lazy import torch
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.open import Source, open_checkpoint, source_name
 
@@ -63,7 +62,7 @@ class Pool:
         _check_names(self.experts)
         yardstick, label = self.yardstick, self._yardstick_label
         for name, info in yardstick.tensors.items():
-            dtype_class(info.dtype, where=f"{label}: tensor {name!r}")
+            kind_class(info.kind, where=f"{label}: tensor {name!r}")
         for expert in self.experts:
             if expert.checkpoint is not yardstick:
                 _check_fits(expert, yardstick.tensors, label)
@@ -97,11 +96,11 @@ class Pool:
 
     def parameters(self) -> tuple[str, ...]:
         """Names of the floating-point tensors, which are merged, in the base's order."""
-        return tuple(n for n, info in self.tensors.items() if info.dtype.is_floating_point)
+        return tuple(n for n, info in self.tensors.items() if info.is_float)
 
     def passthrough(self) -> tuple[str, ...]:
         """Names of the integer and boolean tensors, which are taken over from the base."""
-        return tuple(n for n, info in self.tensors.items() if not info.dtype.is_floating_point)
+        return tuple(n for n, info in self.tensors.items() if not info.is_float)
 
     def expert(self, name: str) -> Expert:
         """Return the expert of that name.
@@ -182,14 +181,19 @@ def dtype_class(dtype: torch.dtype, *, where: str) -> str:
     >>> dtype_class(torch.bfloat16, where="w"), dtype_class(torch.int64, where="w")
     ('float', 'integer')
     """
-    if dtype.is_complex:
+    return kind_class(str(dtype).removeprefix("torch."), where=where)
+
+
+def kind_class(kind: str, *, where: str) -> str:
+    """Return the same for the name of a dtype, as `TensorInfo.kind` has it."""
+    if kind.startswith("complex"):
         raise CheckpointError(
-            f"{where}: expected floating-point, integer or boolean numbers, found {dtype}",
+            f"{where}: expected floating-point, integer or boolean numbers, found torch.{kind}",
             hint="Store real and imaginary part as two tensors",
         )
-    if dtype.is_floating_point:
+    if kind.startswith(("float", "bfloat")):
         return "float"
-    return "boolean" if dtype == torch.bool else "integer"
+    return "boolean" if kind == "bool" else "integer"
 
 
 def _default_names(experts: Sequence[Source | Expert]) -> list[str]:
@@ -232,8 +236,8 @@ def _check_fits(expert: Expert, expected: Mapping[str, TensorInfo], label: str) 
                 f"{who}: expected shape {list(info.shape)} as in {label}, found {list(other.shape)}",
                 hint="Only models of one architecture and vocabulary can be pooled",
             )
-        if other.dtype != info.dtype:
-            wanted, got = (dtype_class(each.dtype, where=who) for each in (info, other))
+        if other.kind != info.kind:
+            wanted, got = (kind_class(each.kind, where=who) for each in (info, other))
             if wanted != got:
                 raise CheckpointError(
                     f"{who}: expected a dtype of the kind {wanted} as in {label} ({info.dtype}), "

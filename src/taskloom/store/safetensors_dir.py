@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-from torch import Tensor
-
 from taskloom.errors import CheckpointError
+from taskloom.lazy import Tensor, torch
 from taskloom.store.access import info_of, inside, row_range
 from taskloom.store.cache import file_mark
 from taskloom.store.checkpoint import TensorInfo

@@ -82,8 +82,8 @@ def _wanted(path: Path) -> bool:
 
 
 def _set_dtype(config: Path, infos: Mapping[str, TensorInfo]) -> None:
-    dtypes = {info.dtype for info in infos.values() if info.dtype.is_floating_point}
-    if len(dtypes) != 1:
+    kinds = {info.kind for info in infos.values() if info.is_float}
+    if len(kinds) != 1:
         return
     try:
         table = strict_json(config.read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def _set_dtype(config: Path, infos: Mapping[str, TensorInfo]) -> None:
             f"{config.name} of the template: expected JSON in UTF-8, but {error}",
             hint="Mend the template's config.json",
         ) from error
-    name = str(dtypes.pop()).removeprefix("torch.")
+    name = kinds.pop()
     stale = [key for key in ("dtype", "torch_dtype") if table.get(key) not in (None, name)]
     if stale:
         write_json(config, table | dict.fromkeys(stale, name))

@@ -9,9 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from torch import Tensor
-
 from taskloom.errors import OutputError
+from taskloom.lazy import Tensor
 from taskloom.store.atomic import atomic_directory, atomic_file, write_json
 from taskloom.store.checkpoint import TensorInfo
 from taskloom.store.digest import tensor_bytes
@@ -262,14 +261,14 @@ def _layout(
     table: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     ends: dict[str, int] = {}
     end = 0
-    for name, info in sorted(infos.items(), key=lambda item: -item[1].dtype.itemsize):
-        if name == "__metadata__" or info.dtype not in NAMES:
+    for name, info in sorted(infos.items(), key=lambda item: -item[1].itemsize):
+        if name == "__metadata__" or info.kind not in NAMES:
             raise OutputError(
                 f"{path}: tensor {name!r} of {info.dtype} cannot be stored in safetensors",
                 hint="Rename it or cast it to another dtype",
             )
         table[name] = {
-            "dtype": NAMES[info.dtype],
+            "dtype": NAMES[info.kind],
             "shape": list(info.shape),
             "data_offsets": [end, end + info.nbytes],
         }
