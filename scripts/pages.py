@@ -118,7 +118,14 @@ def cli_page() -> str:
 
 
 def _help(command: click.Command, name: str) -> str:
-    with click.Context(command, info_name=name, max_content_width=98, terminal_width=98) as context:
+    # the names of the help option as a user sees them: click remembers those of the first context
+    with click.Context(
+        command,
+        info_name=name,
+        max_content_width=98,
+        terminal_width=98,
+        help_option_names=cli.taskloom.context_settings["help_option_names"],
+    ) as context:
         return command.get_help(context)
 
 
