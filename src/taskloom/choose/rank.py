@@ -18,6 +18,15 @@ from taskloom.registry import Entry, get
 ScoreSpec = str | tuple[str, Mapping[str, Any]]
 
 
+#: what is asked when nobody says: with few labels the plain H-score tends to C - 1 for every expert
+DEFAULT_SCORES: tuple[ScoreSpec, ...] = (
+    ("h_score", {"regularised": True}),
+    "logme",
+    "linear_probe",
+    "knn",
+)
+
+
 @dataclass(frozen=True)
 class Ranked:
     """One expert's place: ``rank`` 1 is best; places are distinct even when values are equal."""

@@ -30,8 +30,8 @@ def command(
 ) -> None:
     """Score models on the test split of tasks, each value with n and a 95 % interval.
 
-    Every model is scored with the head that was fitted on the base's features, so that models of
-    one base are comparable.
+    A model that carries a head for the task is scored with it, any other with the head that is
+    fitted on the base's features, so that models of one base are comparable.
     """
     sources, names = options.named(models)
     wanted = sources if names is None else dict(zip(names, sources, strict=True))

@@ -19,10 +19,8 @@ from taskloom.cli.listen import listening
     "--score",
     "scores",
     multiple=True,
-    default=("h_score", "logme", "linear_probe", "knn"),
-    show_default=True,
     metavar="NAME",
-    help="Transferability score; repeat for more.",
+    help="Transferability score; repeat for more. Without it: regularised h_score and three others.",
 )
 @click.option(
     "--labels",
@@ -54,7 +52,7 @@ def command(
             target,
             base,
             pool,
-            scores=list(scores),
+            **({"scores": list(scores)} if scores else {}),
             n_labels=n_labels,
             seed=seed,
             progress=progress,

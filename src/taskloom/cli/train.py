@@ -13,7 +13,7 @@ from taskloom.cli.listen import listening
 
 @options.verb(
     "train",
-    example="taskloom train trec6 --base models/base --set max_steps=63 -o out/trec6",
+    example="taskloom train trec6 --base models/base --set steps=63 -o out/trec6",
 )
 @click.argument("task")
 @options.base

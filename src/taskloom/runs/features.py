@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.evaluation.data import Examples, Inputs, TaskData
-from taskloom.models.encoder import Encoder
+from taskloom.models.encoder import Encoder, Precision
 from taskloom.progress import Progress
 from taskloom.runs.candidates import Candidate
 from taskloom.runs.plan import Evaluation
@@ -38,17 +38,16 @@ class Reader:
     known: dict[str, Array] = field(default_factory=dict)
 
     @cached_property
-    def key(self) -> Any:
-        """What else the features depend on: how inputs are encoded, pooled and rounded."""
-        return [self.encoder.digest(), self.options.precision, self.options.batch_size]
+    def how(self) -> Any:
+        """What features depend on besides weights, inputs and precision: encoding and batches."""
+        return [self.encoder.digest(), self.options.batch_size]
 
-    def _key(self, candidate: Candidate, data: TaskData, split: str) -> Any:
-        return [candidate.digest, data.digest, split, self.key]
+    def _key(self, candidate: Candidate, data: TaskData, split: str, precision: Precision) -> Any:
+        return [candidate.digest, data.digest, split, self.how, precision]
 
-    def _run(self, weights: Any, inputs: Inputs) -> Array:
-        options = self.options
+    def _run(self, weights: Any, inputs: Inputs, precision: Precision) -> Array:
         return self.encoder.features(
-            inputs, weights=weights, batch_size=options.batch_size, precision=options.precision
+            inputs, weights=weights, batch_size=self.options.batch_size, precision=precision
         )
 
     def read(
@@ -56,16 +55,19 @@ class Reader:
         candidates: Sequence[Candidate],
         tasks: Sequence[TaskData],
         split: Literal["train", "validation", "test"],
+        precision: Precision | None = None,
     ) -> dict[tuple[str, str], Array]:
         """Return features (N, D) by (candidate name, task name).
 
-        Each candidate's weights are made once for all tasks it has not been run on yet.
+        Each candidate's weights are made once for all tasks it has not been run on yet. The precision
+        is that of the options unless given.
         """
+        precision = precision or self.options.precision
         found: dict[tuple[str, str], Array] = {}
         todo: dict[str, list[TaskData]] = {}
         for candidate in candidates:
             for data in tasks:
-                stashed = self.workspace.array("features", self._key(candidate, data, split))
+                stashed = self.workspace.array("features", self._key(candidate, data, split, precision))
                 if stashed is None:
                     todo.setdefault(candidate.name, []).append(data)
                 else:
@@ -76,8 +78,8 @@ class Reader:
             rest = todo.get(candidate.name, [])
             weights = candidate.weights() if rest else None
             for data in rest:
-                value = self._run(weights, examples[data.task.name].inputs)
-                key = self._key(candidate, data, split)
+                value = self._run(weights, examples[data.task.name].inputs, precision)
+                key = self._key(candidate, data, split, precision)
                 found[candidate.name, data.task.name] = self.workspace.keep_array("features", key, value)
                 done += 1
                 self.progress(f"run models on {split}", done, total)

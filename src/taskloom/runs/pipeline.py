@@ -102,7 +102,11 @@ def _prepare(plan: Plan, workspace: Workspace, progress: Progress) -> Prepared:
         tasks = [_load(item.task, plan, item.limits, progress) for item in plan.pool]
         targets = [
             load_task(
-                t.task, seed=plan.seed, n_labels=t.labels, max_test=plan.limits.test, progress=progress
+                t.task,
+                seed=plan.seed,
+                n_labels=t.labels,
+                max_test=t.test or plan.limits.test,
+                progress=progress,
             )
             for t in plan.targets
         ]
@@ -198,7 +202,8 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
 def _score(prepared: Prepared, candidates: list[Candidate], split: Any) -> list[ScoreRecord]:
     """Score every candidate on every pool task with the task's shared head."""
     reader, found = prepared.reader, []
-    features = reader.read(candidates, prepared.tasks, split)
+    precision = reader.options.validation_precision if split == "validation" else None
+    features = reader.read(candidates, prepared.tasks, split, precision)
     for candidate in candidates:
         for data in prepared.tasks:
             name = data.task.name
@@ -252,7 +257,7 @@ def _hand_over(
             heads=[shot.heads[shot.guard.winner]],
             shown=shot.data,
             source=target.task,
-            sizes={"n_labels": target.labels, "max_test": plan.limits.test},
+            sizes={"n_labels": target.labels, "max_test": target.test or plan.limits.test},
             sentence=told.sentence,
         )
         for shot, target, told in zip(few, plan.targets, draft.targets, strict=True)

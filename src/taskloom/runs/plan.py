@@ -15,6 +15,7 @@ import yaml
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from taskloom import registry
+from taskloom.choose.rank import DEFAULT_SCORES, ScoreSpec
 from taskloom.errors import PlanError
 from taskloom.evaluation.strict import Strict, parse
 from taskloom.evaluation.task import Subset, check_overlaps, get_task
@@ -82,6 +83,7 @@ class Target(Strict):
 
     task: str
     labels: int = Field(64, ge=4, description="Labelled examples, in total, that may be used.")
+    test: int | None = Field(None, ge=2, description="Most test examples; else the plan's limit.")
 
 
 class SelectScore(Strict):
@@ -95,6 +97,11 @@ class SelectScore(Strict):
         """Name within the run, e.g. ``h_score(regularised=True)``."""
         given = ", ".join(f"{name}={value}" for name, value in self.options.items())
         return f"{self.score}({given})" if given else self.score
+
+
+def _default_score(spec: ScoreSpec) -> SelectScore:
+    name, options = (spec, {}) if isinstance(spec, str) else spec
+    return SelectScore(score=name, options=dict(options))
 
 
 class Merge(Strict):
@@ -159,8 +166,12 @@ ScoreItem = Annotated[SelectScore, BeforeValidator(_short_score)]
 class Evaluation(Strict):
     """How models are run when they are scored."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    sweep_precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="For heads, few labels and every test score."
+    )
+    validation_precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="For sweeps and the guard on the pool's tasks, which only choose."
+    )
     batch_size: int = Field(64, ge=1)
     max_length: int = Field(64, ge=4, description="Tokens a text is cut to.")
 
@@ -177,7 +188,7 @@ class Plan(Strict):
     targets: list[Annotated[Target, BeforeValidator(_short_task)]] = Field([])
     train: dict[str, Any] = Field({}, description="Options of taskloom train.")
     select: list[ScoreItem] = Field(
-        [SelectScore(score=name) for name in ("h_score", "logme", "linear_probe", "knn")],
+        [_default_score(spec) for spec in DEFAULT_SCORES],
         min_length=1,
         description="Transferability scores, by name or as {name: {option: value}}.",
     )

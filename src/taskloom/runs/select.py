@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taskloom.choose.rank import Ranking, rank
+from taskloom.choose.rank import DEFAULT_SCORES, Ranking, ScoreSpec, rank
 from taskloom.evaluation.load import load_task
 from taskloom.progress import Progress, silent
 from taskloom.runs.candidates import singles
@@ -37,7 +37,7 @@ def select(
     base: str,
     experts: Sources,
     *,
-    scores: Sequence[str] = ("h_score", "logme", "linear_probe", "knn"),
+    scores: Sequence[ScoreSpec] = DEFAULT_SCORES,
     n_labels: int = 64,
     seed: int = 0,
     progress: Progress = silent,
@@ -53,7 +53,7 @@ def select(
     experts
         Directories, hub ids or adapters, in order or by name.
     scores
-        Registered transferability scores.
+        Registered transferability scores, each a name or ``(name, options)``.
     n_labels
         Labelled examples of the target that may be used, in total.
 

@@ -51,7 +51,7 @@ class Bench:
                 data.validation.inputs,
                 weights=weights,
                 batch_size=options.batch_size,
-                precision=options.sweep_precision,
+                precision=options.validation_precision,
             )
             predicted = self.heads[data.task.name].predict(features)
             labels, seed = data.validation.labels, self.plan.seed
