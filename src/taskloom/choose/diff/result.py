@@ -69,7 +69,7 @@ class MatrixRank:
         exp of the entropy of the singular values divided by their sum (Roy & Vetterli, EUSIPCO
         2007); 0 for a task vector of zeros. An estimate where ``how`` is ``sketch``.
     low, high
-        Where ``effective`` must lie; both equal to it where it is exact.
+        Between which the truth lies, to about 1 %; both equal ``effective`` where it is exact.
     stable
         Squared Frobenius norm over squared spectral norm; 0 for zeros.
     how
