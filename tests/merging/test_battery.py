@@ -11,13 +11,26 @@ from taskloom.algebra import Step, chain, drop, keep, mean, scale, weigh
 from taskloom.merging.battery import CHECKS, check_method, check_rule
 
 #: options under which a mean-like method returns equal experts (card 0, test 3)
-UNTRIMMED = {"ties": {"density": 1.0}, "dare_ties": {"p": 0.0}, "task_arithmetic": {"scale": 1 / 3}}
+UNTRIMMED = {
+    "ties": {"density": 1.0},
+    "dare_ties": {"p": 0.0},
+    "task_arithmetic": {"scale": 1 / 3},
+    "della": {"density": 1.0, "scale": 1.0},
+    "della_linear": {"density": 1.0, "scale": 1 / 3},
+    "breadcrumbs_ties": {"density": 1.0, "remove": 0.0},
+    "sce": {"select_topk": 1.0},
+    "nearswap": {"t": 10.0},
+}
+#: options under which the battery's numbers give no vote that is tied but for rounding
+UNTIED = {("della", "dtypes"): {"epsilon": 0.06}}
 #: rules a method breaks by what it is, and why
 EXCEPTIONS = {
     ("task_negation", "equal_experts"): "it subtracts",
     ("breadcrumbs", "equal_experts"): "it sums, and masks",
     ("dare_linear", "equal_experts"): "it sums, and drops at random",
     ("task_analogy", "permutation"): "its experts are A, B and C",
+    ("karcher", "permutation"): "where directions cancel it starts from the first expert's",
+    ("arcee_fusion", "permutation"): "it changes the first towards the second",
 }
 METHODS = [entry.name for entry in registry.entries("merge")]
 
@@ -25,7 +38,9 @@ METHODS = [entry.name for entry in registry.entries("merge")]
 @pytest.mark.parametrize("rule", CHECKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_rule(method, rule):
-    options = UNTRIMMED.get(method, {}) if rule == "equal_experts" else {}
+    options = UNTIED.get((method, rule), {})
+    if rule == "equal_experts":
+        options = UNTRIMMED.get(method, {})
     if (method, rule) in EXCEPTIONS:
         with pytest.raises(AssertionError):  # an exception that is none any more must go
             check_rule(rule, method, **options)
@@ -45,6 +60,15 @@ def test_rule(method, rule):
         ("dare_ties", {"density": 0.3, "scope": "model", "p": 0.4}),
         ("breadcrumbs", {"scope": "tensor", "remove": 0.3, "density": 0.4}),
         ("slerp", {"t": 0.3, "threshold": 1.0}),
+        ("model_stock", {"scope": "row", "clamp": True}),
+        ("nuslerp", {"scope": "row", "weights": [1, 3]}),
+        ("nuslerp", {"scope": "column", "weights": [1, 3], "variant": "mergekit"}),
+        ("nuslerp", {"space": "weight"}),
+        ("multislerp", {"normalize": False}),
+        ("karcher", {"iterations": 2}),
+        ("sce", {"select_topk": 0.5, "variant": "released"}),
+        ("sce", {"select_topk": 0.5, "variant": "mergekit"}),
+        ("della", {"density": 0.4, "epsilon": 0.2, "rescale": False}),
     ],
     ids=str,
 )

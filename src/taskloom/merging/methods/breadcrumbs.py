@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from taskloom.algebra import Chain, Scalar, Weights, chain, cut, keep, optionally, total
+from taskloom.algebra import Chain, Scalar, Weights, chain, cut, elect, keep, mean, optionally, total
 from taskloom.algebra import scale as scaled
 from taskloom.registry import register
 
@@ -38,3 +38,26 @@ def breadcrumbs(
     tensor in which ``int(n * remove)`` is 0; we do not copy that.
     """
     return chain(cut(remove, scope), keep(density, scope), optionally(weights), total(), scaled(scale))
+
+
+@register(
+    "merge",
+    paper="Davari and Belilovsky, ECCV 2024, eq. 1-2, with the election of TIES (NeurIPS 2023)",
+    needs=("base", "experts"),
+)
+def breadcrumbs_ties(
+    *,
+    remove: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    density: Annotated[float, Field(ge=0, le=1)] = 0.2,
+    scale: Scalar = 1.0,
+    weights: Weights | None = None,
+    scope: Literal["row", "tensor"] = "row",
+) -> Chain:
+    """Mask as ``breadcrumbs`` does, then elect signs and average what agrees, as TIES does.
+
+    The combination is mergekit's and has no paper of its own. There ``weights`` enter the vote, a tie
+    counts as positive, whole tensors are ranked, and the mean is replaced by a sum unless
+    ``normalize`` is set; here weights enter the mean only, as in ``ties``.
+    """
+    head = chain(cut(remove, scope), keep(density, scope))
+    return chain(head, elect("zero"), mean("kept", weights), scaled(scale))
