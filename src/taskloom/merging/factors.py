@@ -125,7 +125,8 @@ def truncate(
     sketched = _sketched(matrix, target, total, name, seed) if side > exact_up_to else None
     if sketched is None:
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-        rank = target.choose(s.square(), total) or target.limit(side)
+        squares = s.to(torch.float64).square()
+        rank = target.choose(squares, float(squares.sum())) or target.limit(side)
         method = "exact"
     else:
         u, s, v, rank = sketched

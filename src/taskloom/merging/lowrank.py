@@ -108,10 +108,10 @@ def merge_adapters(
     as full tensors by the same numbers, also where another expert changes them by a low-rank product.
     The output has alpha = rank everywhere.
 
-    Beside peft's ``add_weighted_adapter``: ``linear`` adds up factors, which brings cross terms
-    ``B_i A_j`` and is another merge; ``cat`` is the sum taken here, but refuses modules stored whole by
-    more than one adapter, takes the first one's if only one stores them, and keeps the first adapter's
-    ``use_rslora``, so that with rsLoRA its result is too large by the square root of the new rank.
+    Beside the ``add_weighted_adapter`` of peft (0.21): its ``linear`` adds up factors, which brings
+    cross terms ``B_i A_j`` and is another merge. Its ``cat`` is the sum taken here, but it refuses
+    modules that several adapters store whole, leaves out those that one stores whole, and keeps the
+    first adapter's ``use_rslora``, which makes its sum too large by the root of the new rank.
 
     Parameters
     ----------
