@@ -1,12 +1,16 @@
 """Exact order statistics against a sort."""
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskloom.algebra.select import Radix, magnitude_bits, top_mask
+from taskloom.algebra.core import Stack
+from taskloom.algebra.select import Radix, magnitude_bits, selecting, top_mask
 
 from .restated import largest
 from .stacks import arrays, floats
@@ -60,10 +64,10 @@ def limits(pieces: list[np.ndarray], ranks: list[int]) -> np.ndarray:
     first = Radix.first(len(ranks))
     for piece in pieces:
         first.see(torch.from_numpy(piece))
-    second = first.second(torch.tensor(ranks))
+    second = first.second(ranks)
     for piece in pieces:
         second.see(torch.from_numpy(piece))
-    return second.limits().numpy()
+    return second.limits()
 
 
 @given(arrays(3, 24), st.data())
@@ -131,3 +135,24 @@ def test_ties_in_some_rows_only():
     rows = np.float32([[1, 2, 3, 4], [2, 2, 2, 2], [0, 0, 1, 1]])
     mask = top_mask(magnitudes(rows), 3)
     assert np.array_equal(mask.numpy(), np.stack([largest(row, 3) for row in rows]))
+
+
+@given(arrays(2, 40), st.integers(0, 41), st.data())
+def test_a_selection_marks_a_tensor_slice_by_slice(values, count, data):
+    """Exactly the ``count`` largest, lower index first, whatever the slices and however counted."""
+    coarse = np.round(np.clip(values, -9, 9) * 2) / 2  # many ties
+    cuts = sorted(data.draw(st.sets(st.integers(1, 39), max_size=5)))
+    pieces = [torch.from_numpy(piece) for piece in np.split(coarse, cuts, axis=1)]
+    measure = selecting(lambda n: count, ties=True)
+    acc = None
+    for round_ in range(measure.rounds):
+        started = measure.start(round_, acc)
+        parts = [measure.see(copy.deepcopy(started), stack(piece)) for piece in pieces]
+        acc = functools.reduce(measure.join, parts)
+    selection = measure.done(acc)
+    found = torch.cat([selection.mark(piece) for piece in pieces], 1)
+    assert torch.equal(found, top_mask(torch.from_numpy(np.abs(coarse)), count))
+
+
+def stack(values):
+    return Stack("w", values, ("a", "b"), 0, values.shape[1])

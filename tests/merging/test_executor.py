@@ -66,15 +66,17 @@ def test_weight_space_does_not_read_the_bases_parameters():
         (Grain.ELEMENT, (6, 4), 3),
         (Grain.ROW, (6, 4), 3),
         (Grain.TENSOR, (6, 4), 1),
-        (Grain.ELEMENT, (24,), 1),
+        (Grain.ELEMENT, (24,), 3),
+        (Grain.ROW, (24,), 1),
         (Grain.ELEMENT, (), 1),
         (Grain.ELEMENT, (0, 4), 1),
-        (Grain.ELEMENT, (3, 20), 3),
+        (Grain.ELEMENT, (3, 20), 8),
+        (Grain.ROW, (3, 20), 3),
         (Grain.ELEMENT, (5, 2, 2), 3),
     ],
 )
 def test_slices(monkeypatch, grain, shape, slices):
-    """Eight elements at a time, whole rows along axis 0."""
+    """Eight elements at a time, or whole rows along the last axis."""
     monkeypatch.setattr(executor, "SLICE", 8)
     seen = []
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from taskloom.algebra.core import Chain, Grain, Scalar, Stack, Step, Weights, chain
+from taskloom.algebra.core import Chain, Grain, Op, Scalar, Stack, Step, Weights, chain
 from taskloom.errors import PlanError, nearest
 from taskloom.lazy import Tensor, torch
 
@@ -53,7 +53,7 @@ def check_weights(weights: Weights, experts: tuple[str, ...]) -> Sequence[float]
             hint="Give one weight per expert, in pool order or by name",
         )
     for name, weight in zip(experts, weights, strict=True):
-        if not math.isfinite(float(weight)):
+        if not math.isfinite(weight.detach() if isinstance(weight, Tensor) else weight):
             raise PlanError(
                 f"the weight of the expert {name!r} is not finite", hint="Give finite weights"
             )
@@ -77,12 +77,17 @@ def weigh(weights: Weights) -> Step:
         w = resolve_weights(weights, stack.experts, stack.values)
         return stack.with_values(stack.values * _column(w, stack.values))
 
-    return Step("weigh", apply, weights=weights, linear=True)
+    return Step("weigh", apply, weights=weights, linear=True, op=Op("weigh", weights=weights))
 
 
 def total() -> Step:
     """Sum over experts: ``(K, ...) -> (1, ...)``."""
-    return Step("total", lambda stack, _: stack.with_values(sum_rows(stack.values)), linear=True)
+    return Step(
+        "total",
+        lambda stack, _: stack.with_values(sum_rows(stack.values)),
+        linear=True,
+        op=Op("total"),
+    )
 
 
 def mean(
@@ -114,7 +119,7 @@ def mean(
         if not normalize:
             return stack.with_values(summed)
         if of == "all":
-            divisor = w.sum()
+            divisor = sum_rows(w)
             if not bool(divisor != 0):
                 raise PlanError("the weights sum to 0, so their mean is undefined", hint=_SUM_HINT)
             return stack.with_values(summed / divisor)
@@ -127,7 +132,9 @@ def mean(
     name = "mean" if normalize else "total"
     inside = ", ".join(part for part in (kind, weighted) if part)
     linear = of == "all" or not normalize
-    return Step(f"{name}({inside})" if inside else name, apply, weights=weights, linear=linear)
+    op = Op("kept" if of == "kept" and normalize else "mean", weights=weights, flag=int(normalize))
+    shown = f"{name}({inside})" if inside else name
+    return Step(shown, apply, weights=weights, linear=linear, op=op)
 
 
 _SUM_HINT = "Give weights with another sum, or normalize=False for a plain weighted sum"
@@ -151,7 +158,8 @@ def scale(factor: Scalar) -> Step:
     def apply(stack: Stack, _: Any) -> Stack:
         return stack.with_values(stack.values * factor)
 
-    return Step(f"scale({shown})", apply, linear=True)
+    op = None if isinstance(factor, Tensor) else Op("scale", float(factor))
+    return Step(f"scale({shown})", apply, linear=True, op=op)
 
 
 def interpolate_sphere(t: Scalar, *, threshold: float = 0.9995, eps: float = 1e-8) -> Step:

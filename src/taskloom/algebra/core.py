@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 from taskloom.lazy import Tensor
 
@@ -72,12 +72,51 @@ class Measure:
     accumulated (None in round 0); ``see`` folds a Stack in, ``done`` turns the last round's
     accumulator into the statistic that the step's ``apply`` receives. ``see`` must give the same
     result for any order and slicing of the stacks.
+
+    ``join`` adds up two accumulators of one round that saw different stacks, so that several threads
+    can share a round; None: one thread sees everything. ``count`` is what the fused kernels count in
+    place of ``see`` (see `Op`).
     """
 
     rounds: int
     start: Callable[[int, Any], Any]
     see: Callable[[Any, Stack], Any]
     done: Callable[[Any], Any]
+    join: Callable[[Any, Any], Any] | None = None
+    count: Literal["magnitudes", "signs"] | None = None
+
+
+@dataclass(frozen=True)
+class Op:
+    """What a step computes, in the words of the fused kernels.
+
+    A step with an op may be run by a kernel that merges many steps into one pass over the numbers;
+    the kernel must give the bits that ``apply`` gives. A step without one always runs as it is.
+
+    Attributes
+    ----------
+    name
+        ``weigh``, ``total``, ``mean``, ``kept`` (mean of what is not zero), ``scale``, ``drop``,
+        ``elect``, ``keep`` (over the model), ``tensor`` or ``row`` (keep or cut the largest).
+    value
+        The factor, or the share.
+    weights
+        One number per expert, or None.
+    seed
+        Of ``drop``.
+    flag
+        ``drop``: rescale; ``elect``: a tie is nothing (0), plus (1) or the statistic (2); ``mean``:
+        divide; ``tensor``, ``row``: cut instead of keep.
+    extra
+        Entries kept beyond the share.
+    """
+
+    name: str
+    value: float = 0.0
+    weights: Weights | None = None
+    seed: int = 0
+    flag: int = 0
+    extra: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +129,11 @@ class Step:
     ``linear`` promises that every row that ``apply`` returns is a fixed linear combination of the rows
     it is given: the same numbers for every entry, slice and tensor, whatever the values are. A chain
     of such steps merges low-rank experts without leaving low rank; see `linear_weights`.
+
+    ``slicewise`` belongs to steps of grain tensor that need not hold the tensor: a measure of that
+    tensor alone, after which ``apply`` runs on flat slices. They come in the order of the tensor's
+    elements, each once, with one statistic made for each such pass (``apply`` may count in it).
+    Given a whole tensor, ``apply`` gets None.
     """
 
     name: str
@@ -98,6 +142,8 @@ class Step:
     measure: Measure | None = None
     weights: Weights | None = None
     linear: bool = False
+    slicewise: Measure | None = None
+    op: Op | None = None
 
 
 @dataclass(frozen=True)

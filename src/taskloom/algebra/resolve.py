@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from taskloom.algebra.combine import resolve_weights, sum_rows
-from taskloom.algebra.core import Measure, Stack, Step, Weights
+from taskloom.algebra.core import Measure, Op, Stack, Step, Weights
 from taskloom.lazy import Tensor, torch
 
 Tie = Literal["zero", "plus", "majority"]
@@ -40,10 +40,18 @@ def elect(tie: Tie = "zero", weights: Weights | None = None) -> Step:
         return stack.with_values(stack.values * (votes * sign > 0))
 
     if tie != "majority":
-        return Step("elect" if tie == "zero" else f"elect(tie {tie})", apply, weights=weights)
+        op = Op("elect", weights=weights, flag=int(tie == "plus"))
+        return Step("elect" if tie == "zero" else f"elect(tie {tie})", apply, weights=weights, op=op)
 
     def see(acc: int, stack: Stack) -> int:
         return acc + int(torch.sign(sum_rows(ballots(stack))).sum(dtype=torch.float64))
 
-    measure = Measure(1, lambda round_, previous: 0, see, lambda acc: 1.0 if acc > 0 else -1.0)
-    return Step("elect(tie majority)", apply, measure=measure, weights=weights)
+    measure = Measure(
+        1,
+        lambda round_, previous: 0,
+        see,
+        lambda acc: 1.0 if acc > 0 else -1.0,
+        join=lambda one, other: one + other,
+    )
+    op = Op("elect", weights=weights, flag=2)
+    return Step("elect(tie majority)", apply, measure=measure, weights=weights, op=op)

@@ -7,11 +7,17 @@ whole model they are found by radix selection on the bits of the float32 magnitu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from taskloom.algebra.core import Measure, Stack
 from taskloom.lazy import Tensor, torch
+
+Numbers = NDArray[Any]
 
 _HIGH = 1 << 15  # the sign bit of a magnitude is zero, so 15 of the 16 high bits are used
 _LOW = 1 << 16
@@ -63,58 +69,126 @@ def magnitude_bits(values: Tensor) -> Tensor:
 
 @dataclass
 class Radix:
-    """Histogram of one radix round for K experts; merging two adds their counts.
+    """Histogram of one radix round for K experts; two that saw different slices can be joined.
 
     Round 0 counts the high 16 bits of every magnitude; round 1 the low 16 bits of those whose high
     bits are the ones the wanted order statistic falls into.
     """
 
-    counts: Tensor  # (K, bins) int64
-    prefix: Tensor | None = None  # (K,) int64, the high bits found in round 0
-    rest: Tensor | None = None  # (K,) int64, rank left to find within the prefix, from 1
-    beyond: Tensor | None = None  # (K,) bool, a rank above everything counted was asked for
+    counts: Numbers  # (K, bins) int64
+    prefix: Numbers | None = None  # (K,) int64, the high bits found in round 0
+    rest: Numbers | None = None  # (K,) int64, rank left to find within the prefix, from 1
+    beyond: Numbers | None = None  # (K,) bool, a rank above everything counted was asked for
 
     @classmethod
     def first(cls, experts: int) -> Radix:
         """Start round 0."""
-        return cls(torch.zeros(experts, _HIGH, dtype=torch.int64))
+        return cls(np.zeros((experts, _HIGH), dtype=np.int64))
+
+    def join(self, other: Radix) -> Radix:
+        """Return the round that saw what both saw."""
+        return replace(self, counts=self.counts + other.counts)
 
     def see(self, values: Tensor) -> Radix:
         """Count a ``(K, ...)`` slice of values; return self."""
-        for k, row in enumerate(magnitude_bits(values).reshape(len(values), -1)):
+        for k, row in enumerate(magnitude_bits(values).reshape(len(values), -1).cpu().numpy()):
             high = row >> 16
             if self.prefix is None:
-                self.counts[k] += torch.bincount(high, minlength=_HIGH).to(self.counts.device)
+                self.counts[k] += np.bincount(high, minlength=_HIGH)
             else:
                 low = row[high == self.prefix[k]] & (_LOW - 1)
-                self.counts[k] += torch.bincount(low, minlength=_LOW).to(self.counts.device)
+                self.counts[k] += np.bincount(low, minlength=_LOW)
         return self
 
-    def _locate(self, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    def _locate(self, ranks: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the bins the ranks fall into, and the ranks within them."""
         below = self.counts.cumsum(-1)
-        bins = torch.searchsorted(below, ranks[:, None]).squeeze(1)
-        before = below.gather(1, (bins - 1).clamp(min=0)[:, None]).squeeze(1)
-        return bins, ranks - torch.where(bins > 0, before, torch.zeros_like(before))
+        pairs = list(zip(below, ranks, strict=True))
+        bins = np.array([np.searchsorted(row, rank) for row, rank in pairs], dtype=np.int64)
+        before = [row[at - 1] if at else 0 for (row, _), at in zip(pairs, bins, strict=True)]
+        return bins, ranks - np.array(before, dtype=np.int64)
 
-    def second(self, ranks: Tensor) -> Radix:
-        """Start round 1 for the ``ranks``-th smallest magnitude (``(K,)``, from 1) of each expert.
+    def second(self, ranks: Sequence[int] | Numbers) -> Radix:
+        """Start round 1 for the ``ranks``-th smallest magnitude (from 1) of each expert.
 
         A rank greater than the number of magnitudes gives a limit that nothing reaches.
         """
-        totals = self.totals
-        prefix, rest = self._locate(torch.minimum(ranks, totals))
-        counts = torch.zeros(len(self.counts), _LOW, dtype=torch.int64)
-        return Radix(counts, prefix, rest, ranks > totals)
+        wanted, totals = np.asarray(ranks, dtype=np.int64), self.totals
+        prefix, rest = self._locate(np.minimum(wanted, totals))
+        counts = np.zeros((len(self.counts), _LOW), dtype=np.int64)
+        return Radix(counts, prefix, rest, wanted > totals)
 
     @property
-    def totals(self) -> Tensor:
+    def totals(self) -> Numbers:
         """``(K,)`` how many magnitudes were counted in this round."""
-        return self.counts.sum(-1)
+        totals: Numbers = self.counts.sum(-1)
+        return totals
 
-    def limits(self) -> Tensor:
+    def limits(self) -> Numbers:
         """``(K,)`` int32: `magnitude_bits` of the wanted order statistics, exact. Ends round 1."""
+        return self.selection().limits
+
+    def selection(self) -> Selection:
+        """Return what marks exactly the wanted number of entries, lower index first. Ends round 1."""
         if self.prefix is None or self.rest is None or self.beyond is None:
             raise ValueError("limits are known after round 1 only")
-        low, _ = self._locate(self.rest)
-        bits = torch.where(self.beyond, _NOTHING, (self.prefix << 16) | low)
-        return bits.to(torch.int32)
+        low, rest = self._locate(self.rest)
+        low = np.minimum(low, _LOW - 1)
+        bits = np.where(self.beyond, _NOTHING, (self.prefix << 16) | low).astype(np.int32)
+        equal = self.counts[np.arange(len(low)), low]
+        return Selection(bits, np.where(self.beyond, 0, equal - rest + 1), np.zeros_like(rest))
+
+
+@dataclass
+class Selection:
+    """The largest magnitudes of one tensor per expert, marked slice by slice.
+
+    Attributes
+    ----------
+    limits
+        ``(K,)`` int32, `magnitude_bits` of the smallest that is marked.
+    missing
+        ``(K,)`` how many of the entries equal to the limit are marked.
+    seen
+        ``(K,)`` how many of those the slices before this one had.
+    """
+
+    limits: Numbers
+    missing: Numbers
+    seen: Numbers
+
+    def mark(self, values: Tensor) -> Tensor:
+        """Return the marks of the next slice ``(K, n)``, and count what it had."""
+        marks = []
+        for k, bits in enumerate(magnitude_bits(values).reshape(len(values), -1)):
+            limit = int(self.limits[k])
+            equal = bits == limit
+            order = equal.cumsum(0) + int(self.seen[k])
+            marks.append((bits > limit) | (equal & (order <= int(self.missing[k]))))
+            self.seen[k] += int(torch.count_nonzero(equal))
+        return torch.stack(marks).reshape(values.shape)
+
+
+def selecting(count: Callable[[int], int], *, ties: bool) -> Measure:
+    """Measure the ``count(n)`` largest of n magnitudes of each expert, in two radix rounds.
+
+    The statistic is a `Selection` (``ties``: exactly that many, in order of index), or its limits
+    (all that equal the smallest are marked).
+    """
+
+    def start(round_: int, previous: Radix | None) -> Radix | None:
+        if previous is None:
+            return None  # the number of experts is known with the first stack
+        totals = previous.totals
+        return previous.second([max(1, int(n) - count(int(n)) + 1) for n in totals])
+
+    def see(acc: Radix | None, stack: Stack) -> Radix:
+        return (acc or Radix.first(len(stack.values))).see(stack.values)
+
+    def join(one: Radix | None, other: Radix | None) -> Radix | None:
+        return one.join(other) if one is not None and other is not None else one or other
+
+    def done(acc: Radix) -> Selection | Numbers:
+        return acc.selection() if ties else acc.limits()
+
+    return Measure(2, start, see, done, join, "magnitudes")

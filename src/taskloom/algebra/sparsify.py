@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
-from taskloom.algebra.core import Grain, Measure, Stack, Step
+from taskloom.algebra.core import Grain, Op, Stack, Step
 from taskloom.algebra.random import bernoulli
-from taskloom.algebra.select import Radix, magnitude_bits, top_mask
+from taskloom.algebra.select import Numbers, Selection, magnitude_bits, selecting, top_mask
 from taskloom.lazy import Tensor, torch
 
 Scope = Literal["row", "tensor", "model"]
@@ -34,58 +36,59 @@ def keep(density: float, scope: Scope = "model", *, extra: int = 0) -> Step:
     density
         Share kept, in [0, 1]; ``int(density * n)`` entries of the n ranked together.
     scope
-        What is ranked together, for each expert alone: a ``"row"`` (last axis), a ``"tensor"``, or
-        all tensors of the ``"model"`` (exact; two more reads; entries equal to the threshold stay).
-        Over a model magnitudes are compared as rounded to float32, which for float64 weights makes
-        entries equal that differ by less than one part in 2**24. A 0-d tensor is ranked over a model
+        What is ranked together, for each expert alone: a ``"row"`` (last axis), a ``"tensor"`` (exact;
+        two more reads of tensors larger than a slice), or all tensors of the ``"model"`` (exact; two
+        more reads; entries equal to the threshold stay). Over tensors and models magnitudes are
+        compared as rounded to float32, which for float64 weights makes entries equal that differ by
+        less than one part in 2**24. A 0-d tensor is ranked over a model
         only; it has no row, and as a tensor of its own it is kept.
     extra
         Entries kept beyond that number; 1 reproduces the released code of TIES.
     """
     _share("density", density)
     label = f"keep({density:g}, {scope})"
+
+    def count(n: int) -> int:
+        return int(n * density) + extra
+
     if scope != "model":
+        return _select(label, scope, count, Op("row", density, extra=extra))
 
-        def local(stack: Stack, _: Any) -> Stack:
-            ranked = _by_scope(stack.values, scope)
-            if stack.values.ndim == 1:  # scalars: nothing to rank
-                return stack
-            mask = top_mask(ranked.detach().abs(), int(ranked.shape[-1] * density) + extra)
-            return stack.with_values(stack.values * mask.reshape(stack.values.shape))
+    def apply(stack: Stack, limits: Numbers) -> Stack:
+        limit = torch.from_numpy(limits).to(stack.values.device)
+        column = limit.reshape(-1, *[1] * (stack.values.ndim - 1))
+        return stack.with_values(stack.values * (magnitude_bits(stack.values) >= column))
 
-        return Step(label, local, Grain.ROW if scope == "row" else Grain.TENSOR)
-
-    def start(round_: int, previous: Radix | None) -> Radix | None:
-        if round_ == 0 or previous is None:
-            return None  # the number of experts is known with the first stack
-        totals = previous.totals
-        kept = torch.tensor([int(int(n) * density) + extra for n in totals])
-        return previous.second((totals - kept + 1).clamp(min=1))
-
-    def see(acc: Radix | None, stack: Stack) -> Radix:
-        return (acc or Radix.first(len(stack.values))).see(stack.values)
-
-    def apply(stack: Stack, limits: Tensor) -> Stack:
-        limit = limits.to(stack.values.device).reshape(-1, *[1] * (stack.values.ndim - 1))
-        return stack.with_values(stack.values * (magnitude_bits(stack.values) >= limit))
-
-    measure = Measure(2, start, see, lambda acc: acc.limits())
-    return Step(label, apply, Grain.ELEMENT, measure)
+    return Step(label, apply, Grain.ELEMENT, selecting(count, ties=False), op=Op("keep"))
 
 
 def cut(share: float, scope: Literal["row", "tensor"] = "row") -> Step:
     """Set the ``int(share * n)`` largest magnitudes of each row or tensor to zero (outliers)."""
     _share("share", share)
+    op = Op("row", share, flag=1)
+    return _select(f"cut({share:g}, {scope})", scope, lambda n: int(n * share), op)
 
-    def apply(stack: Stack, _: Any) -> Stack:
-        if stack.values.ndim == 1:
+
+def _select(label: str, scope: Literal["row", "tensor"], count: Callable[[int], int], op: Op) -> Step:
+    """Keep (or cut, as the op says) the ``count(n)`` largest of each row or tensor."""
+    cuts = op.flag == 1
+
+    def apply(stack: Stack, selection: Selection | None) -> Stack:
+        if selection is not None:
+            marks = selection.mark(stack.values)
+        elif stack.values.ndim == 1:  # scalars: nothing to rank
             return stack
-        ranked = _by_scope(stack.values, scope)
-        mask = ~top_mask(ranked.detach().abs(), int(ranked.shape[-1] * share))
-        return stack.with_values(stack.values * mask.reshape(stack.values.shape))
+        else:
+            ranked = _by_scope(stack.values, scope).detach().abs()
+            if scope == "tensor":
+                ranked = ranked.to(torch.float32)
+            marks = top_mask(ranked, count(ranked.shape[-1])).reshape(stack.values.shape)
+        return stack.with_values(stack.values * (~marks if cuts else marks))
 
-    grain = Grain.ROW if scope == "row" else Grain.TENSOR
-    return Step(f"cut({share:g}, {scope})", apply, grain)
+    if scope == "row":
+        return Step(label, apply, Grain.ROW, op=op)
+    measure = selecting(count, ties=True)
+    return Step(label, apply, Grain.TENSOR, slicewise=measure, op=replace(op, name="tensor"))
 
 
 def drop(p: float, *, rescale: bool = True, seed: int = 0) -> Step:
@@ -103,4 +106,5 @@ def drop(p: float, *, rescale: bool = True, seed: int = 0) -> Step:
         mask = torch.stack(masks).reshape(stack.values.shape).to(stack.values.device)
         return stack.with_values(stack.values * mask * factor)
 
-    return Step(f"drop({p:g}{'' if rescale else ', no rescale'}, seed {seed})", apply)
+    label = f"drop({p:g}{'' if rescale else ', no rescale'}, seed {seed})"
+    return Step(label, apply, op=Op("drop", p, seed=seed, flag=int(rescale)))

@@ -159,7 +159,7 @@ def merge_files(
     begun = time.perf_counter()
     chosen = _recipe(recipe, seed, options)
     pool = _pool(base, experts, names, allow_pickle)
-    plan = plan_merge(pool, chosen.chain)
+    plan = plan_merge(pool, chosen.chain, dtype=dtype)
     source = pool.yardstick
     merged = set(plan.parameters)
     infos = {

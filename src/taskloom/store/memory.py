@@ -86,6 +86,11 @@ class MemoryCheckpoint:
         first, last = row_range(name, info.shape, rows)
         return value[first:last]
 
+    def read_range(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements ``start`` to ``stop`` of the flattened tensor, 1-d."""
+        info_of(self._tensors, name, self._label)
+        return self._values[name].reshape(-1)[start:stop]
+
     def digest(self) -> str:
         """SHA-256 over names, shapes, dtypes and bytes, as a file with these tensors has."""
         return combine_digests(

@@ -100,6 +100,25 @@ class SafetensorsCheckpoint:
         _fill(header, name, start, data.numpy().data)
         return data.view(info.dtype).reshape(shape)
 
+    def read_range(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements ``start`` to ``stop`` of the flattened tensor, 1-d.
+
+        Raises
+        ------
+        CheckpointError
+            As `read`.
+        """
+        info, header = info_of(self._tensors, name, self.label), self._headers[name]
+        size = info.itemsize
+        data = torch.empty((stop - start) * size, dtype=torch.uint8)
+        _fill(header, name, header.offsets[name] + start * size, data.numpy().data)
+        return data.view(info.dtype)
+
+    def locate(self, name: str) -> tuple[Header, int]:
+        """Return the file that holds a tensor, and the place of its first byte."""
+        info_of(self._tensors, name, self.label)
+        return self._headers[name], self._headers[name].offsets[name]
+
     def digest(self) -> str:
         """SHA-256 over names, shapes, dtypes and bytes; kept in the cache until a file changes."""
         return cached_digest("safetensors", self.files, self._digest)

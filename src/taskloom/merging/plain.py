@@ -1,0 +1,125 @@
+"""One slice of one output by the steps as they are written, with torch: what every kernel must equal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from taskloom.algebra import Stack
+from taskloom.errors import NumericalError, PlanError
+from taskloom.lazy import Tensor, torch
+from taskloom.merging.program import Output, Ref
+from taskloom.merging.slices import Piece
+
+#: what NaN and infinity in an input lead to
+Nan = Literal["refuse", "allow"]
+#: values looked at in one go when non-finite ones are counted for a message
+_LOOK = 1 << 22
+
+
+def read_piece(ref: Ref, piece: Piece) -> Tensor:
+    """Return a piece of a stored tensor in its stored dtype.
+
+    Checkpoints that have no ``read_range`` are asked for the rows that hold it.
+    """
+    info = ref.info
+    if piece.count == info.numel:
+        return ref.checkpoint.read(ref.name).reshape(piece.shape)
+    ranged = getattr(ref.checkpoint, "read_range", None)
+    if ranged is not None:
+        found: Tensor = ranged(ref.name, piece.start, piece.stop)
+        return found.reshape(piece.shape)
+    row = info.numel // info.shape[0]
+    first, last = piece.start // row, -(-piece.stop // row)
+    rows = ref.checkpoint.read(ref.name, slice(first, last)).reshape(-1)
+    return rows[piece.start - first * row : piece.stop - first * row].reshape(piece.shape)
+
+
+def load(output: Output, piece: Piece, *, check: bool) -> tuple[Tensor | None, Stack]:
+    """Read a slice of every source; subtract the base where the chain works on task vectors.
+
+    Raises
+    ------
+    NumericalError
+        ``check``, and there is NaN or infinity in it.
+    """
+    delta = output.chain is not None and output.chain.space == "delta"
+    source = output.base if delta else None
+    base = None if source is None else read_piece(source, piece)
+    read = [read_piece(ref, piece) for ref in output.experts]
+    double = any(t.dtype == torch.float64 for t in [*read, *([] if base is None else [base])])
+    wide = torch.float64 if double else torch.float32
+    values = torch.stack([tensor.to(wide) for tensor in read])
+    if check:
+        for name, ref, row in zip(output.names, output.experts, values, strict=True):
+            if count_nonfinite(row):
+                raise nonfinite(ref, f"expert {name!r}")
+    if base is not None and source is not None:
+        base = base.to(wide)
+        if check and count_nonfinite(base):
+            raise nonfinite(source, "the base")
+        values = values - base
+    return base, Stack(output.name, values, output.names, piece.start, output.info.numel)
+
+
+def apply_steps(
+    output: Output, stack: Stack, statistics: Mapping[int, Any], *, upto: int | None = None
+) -> Stack:
+    """Apply the chain's steps, or the first ``upto`` of them."""
+    if output.chain is not None:
+        for index, step in enumerate(output.chain.steps[:upto]):
+            stack = step.apply(stack, statistics.get(index))
+    return stack
+
+
+def finish(base: Tensor | None, stack: Stack, dtype: torch.dtype, nan: Nan = "refuse") -> Tensor:
+    """Add the merged row to the base and cast it.
+
+    Raises
+    ------
+    PlanError
+        More than one row is left.
+    NumericalError
+        A value that the dtype cannot hold.
+    """
+    if len(stack.values) != 1:
+        raise PlanError(
+            f"the recipe ends with {len(stack.values)} rows for tensor {stack.name!r} instead of one",
+            hint="End the chain with an aggregate such as total or mean",
+        )
+    merged = stack.values[0] if base is None else base + stack.values[0]
+    cast = merged.to(dtype)
+    if nan == "allow":  # torch makes different NaNs at different places
+        wide = cast.to(torch.float32) if dtype.itemsize == 1 else cast
+        return torch.where(torch.isnan(wide), math.nan, wide).to(dtype)
+    if count := count_nonfinite(cast.to(merged.dtype)):
+        raise too_large(stack.name, count, str(dtype))
+    return cast
+
+
+def too_large(name: str, count: int, dtype: str) -> NumericalError:
+    """Return the error for merged values that the output's dtype cannot hold."""
+    return NumericalError(
+        f"{count} merged values of tensor {name!r} are too large for {dtype}",
+        hint="Scale the merge down, or write a wider dtype",
+    )
+
+
+def count_nonfinite(tensor: Tensor) -> int:
+    """Count NaN and infinity; a finite sum says there are none, which is quicker than looking."""
+    values = tensor.detach()
+    return 0 if bool(torch.isfinite(values.sum())) else int((~torch.isfinite(values)).sum())
+
+
+def nonfinite(ref: Ref, owner: str) -> NumericalError:
+    """Return the error for a source with NaN or infinity, counted over the whole tensor."""
+    count, info = 0, ref.info
+    for start in range(0, info.numel, _LOOK):
+        stop = min(start + _LOOK, info.numel)
+        values = read_piece(ref, Piece(start, stop, (stop - start,)))
+        count += count_nonfinite(values.to(torch.float64))
+    return NumericalError(
+        f"tensor {ref.name!r} of {owner} ({ref.checkpoint.label}) holds {count} NaN or infinite values",
+        hint="A merge would spread them; repair or leave out that checkpoint, or allow NaN by name",
+    )

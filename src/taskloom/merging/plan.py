@@ -1,0 +1,177 @@
+"""What a merge will read, write and hold in memory, known from headers alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from taskloom.algebra import Chain, Grain
+from taskloom.merging.program import Output, Program
+from taskloom.merging.slices import Cutting, cutting, piece_elements
+
+#: bytes that one thread takes beyond its slices: buffers of the kernels, the interpreter's own
+_THREAD = 4_000_000
+_HISTOGRAM = (1 << 16) * 8
+
+
+@dataclass(frozen=True)
+class Group:
+    """Outputs that one chain makes.
+
+    Attributes
+    ----------
+    composition
+        The chain in words; ``copy`` for what is taken over as it is.
+    tensors
+        How many.
+    reads
+        How often each is read; the most, if large tensors are read more often than small ones.
+    bytes_read, bytes_written
+        In all.
+    memory
+        Bytes that one thread holds at most.
+    whole
+        The largest tensor that must be in memory as a whole, by name; None if all are cut up.
+    """
+
+    composition: str
+    tensors: int
+    reads: int
+    bytes_read: int
+    bytes_written: int
+    memory: int
+    whole: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """A program and how it is cut up.
+
+    Attributes
+    ----------
+    program
+        What is merged with what.
+    elements
+        Most elements of a slice of one source.
+    """
+
+    program: Program
+    elements: int
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """Outputs that a chain makes."""
+        return tuple(o.name for o in self.program.outputs if o.chain is not None)
+
+    @cached_property
+    def passthrough(self) -> tuple[str, ...]:
+        """Outputs that are copies."""
+        return tuple(o.name for o in self.program.outputs if o.chain is None)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Every output, in order."""
+        return tuple(o.name for o in self.program.outputs)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """What is done, chain by chain."""
+        return [self._group(chain, outputs) for chain, outputs in self.program.groups]
+
+    @property
+    def reads(self) -> int:
+        """Most reads of any tensor."""
+        return max((group.reads for group in self.groups), default=0)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read over all passes, bases included."""
+        return sum(group.bytes_read for group in self.groups)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of all outputs."""
+        return sum(output.info.nbytes for output in self.program.outputs)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the slices of one thread take at most, about."""
+        return max((group.memory for group in self.groups), default=0)
+
+    def cutting(self, output: Output) -> Cutting:
+        """Return how an output is cut up."""
+        if output.chain is None:
+            return Cutting(Grain.ELEMENT, self.elements, {})
+        return cutting(output.chain, output.info, self.elements)
+
+    def output_reads(self, output: Output) -> int:
+        """Return how often an output's sources are read."""
+        if output.chain is None:
+            return 1
+        return output.chain.reads + self.cutting(output).extra_reads
+
+    def explain(self, threads: int) -> dict[str, Any]:
+        """Return everything above as plain data, with the files, for people and machines."""
+        widest = max((len(o.sources) for o in self.program.outputs), default=0)
+        counting = any(g.reads > 1 for g in self.groups)
+        own = threads * (self.memory + _THREAD + (5 * widest * _HISTOGRAM if counting else 0))
+        return {
+            "tensors": len(self.program.outputs),
+            "reads": self.reads,
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "memory_bytes": own,
+            "threads": threads,
+            "groups": [vars(group) for group in self.groups],
+            "inputs": [
+                {"label": c.label, "files": [{"path": str(f), "bytes": n} for f, n in files_of(c)]}
+                for c in self.program.checkpoints
+            ],
+        }
+
+    def _group(self, chain: Chain | None, outputs: list[Output]) -> Group:
+        read = memory = 0
+        whole: Output | None = None
+        for output in outputs:
+            how = self.cutting(output)
+            read += self.output_reads(output) * sum(ref.info.nbytes for ref in output.sources)
+            size = piece_elements(output.info, how)
+            memory = max(memory, size * 4 * (2 * len(output.experts) + 3))
+            held = size > self.elements and size == output.info.numel
+            if held and (whole is None or size > whole.info.numel):
+                whole = output
+        return Group(
+            composition="copy" if chain is None else str(chain) or "cast",
+            tensors=len(outputs),
+            reads=max(self.output_reads(output) for output in outputs),
+            bytes_read=read,
+            bytes_written=sum(output.info.nbytes for output in outputs),
+            memory=memory,
+            whole=None if whole is None else whole.name,
+        )
+
+
+def plan_program(program: Program, *, slice_bytes: int | None = None) -> MergePlan:
+    """Plan a program; touches no weights.
+
+    Parameters
+    ----------
+    program
+        From `program_of`, or made tensor by tensor.
+    slice_bytes
+        Bytes of one slice of one source in float32; it changes memory and time, and no result.
+    """
+    from taskloom.merging import executor
+
+    elements = executor.SLICE if slice_bytes is None else max(1, slice_bytes // 4)
+    return MergePlan(program, elements)
+
+
+def files_of(checkpoint: Any) -> Iterator[tuple[Path, int]]:
+    """Yield the weight files below a checkpoint with their sizes; nothing for weights in memory."""
+    for file in getattr(checkpoint, "files", ()):
+        yield Path(file), os.stat(file).st_size
