@@ -129,8 +129,23 @@ def test_gpt2_stores_its_weights_transposed(tmp_path):
     assert kinds["transformer.h.0.attn.c_attn.weight"] == "low-rank"
     merged = peft_merged(model, tmp_path / "lora")
     check_merged(base, expert, merged, {t.name: t.rank for t in report.tensors if t.rank})
+    assert report.warnings == ()
+
+
+def test_a_tied_embedding_needs_merging_and_the_report_says_so(tmp_path):
+    model = gpt2("GPT2LMHeadModel").eval()
+    base, expert = fine_tune(model, tmp_path)
+    report = taskloom.extract(base, expert, tmp_path / "lora", energy=1.0)
     (warning,) = report.warnings
-    assert "tie_word_embeddings" in warning
+    assert "change of transformer.wte.weight reaches the output layer only once" in warning
+    words = torch.arange(6)[None]
+    loaded = peft_loaded(model, tmp_path / "lora")
+    wanted = transformers.GPT2LMHeadModel.from_pretrained(expert).eval()
+    with torch.no_grad():
+        logits = wanted(words).logits
+        apart, joined = loaded(words).logits, loaded.merge_and_unload()(words).logits
+    assert float((apart - logits).abs().max()) > 0.5
+    torch.testing.assert_close(joined, logits, atol=1e-4, rtol=1e-4)
 
 
 def test_from_modules_the_classes_tell_what_is_what(tmp_path):

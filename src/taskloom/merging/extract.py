@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from taskloom.store.adapter_writer import WEIGHTS, AdapterWriter, write_adapter
 from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.open import Source
 from taskloom.store.pool import Pool, open_pool
+
+#: embeddings of something else than words, which no output layer shares
+_OTHER_EMBEDDING = re.compile(r"position|type|wpe|relative")
 
 
 @dataclass(frozen=True)
@@ -331,7 +335,8 @@ def _overall(tensors: Sequence[TensorLoss]) -> float:
 
 
 def _warnings(kinds: Kinds, tensors: Sequence[TensorLoss]) -> tuple[str, ...]:
-    tied = [t.name for t in tensors if t.stored == "embedding"] if kinds.tied else []
+    found = [t.name for t in tensors if t.stored == "embedding"] if kinds.tied else []
+    tied = [name for name in found if not _OTHER_EMBEDDING.search(name)]
     if not tied:
         return ()
     return (

@@ -21,6 +21,8 @@ Kind = Literal["linear", "embedding", "rest"]
 _EMBEDDING = re.compile(
     r"(?!patch)((.*_)?(embedding|embeddings|embed|emb)|embed_.*|w[tp]e|shared|relative_attention_bias)"
 )
+#: classes of models whose output layer can be their input embedding
+_HAS_OUTPUT = re.compile(r"LM|ConditionalGeneration|PreTraining|Seq2Seq")
 #: model types whose blocks store weights (in, out), and the names of those modules
 _TRANSPOSED = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer"}
 _CONV1D = {"c_attn", "c_fc", "c_proj", "q_attn"}
@@ -99,7 +101,7 @@ def find_kinds(
                 kind = _of_name(module.rpartition(".")[2], transposed and fan_in_fan_out is None)
         held = any(module == each or module.startswith(f"{each}.") for each in whole)
         kinds[name] = kind if module in chosen and not held else "rest"
-    return Kinds(kinds, bool(transposed), bool(config.get("tie_word_embeddings")))
+    return Kinds(kinds, bool(transposed), _tied(config))
 
 
 def modules_of(tensors: Iterable[str]) -> list[str]:
@@ -133,6 +135,11 @@ def matching(patterns: Sequence[str], modules: Sequence[str]) -> list[str]:
             )
         found.update(hits)
     return [module for module in modules if module in found]
+
+
+def _tied(config: Mapping[str, Any]) -> bool:
+    classes = " ".join(map(str, config.get("architectures") or []))
+    return bool(config.get("tie_word_embeddings")) and bool(_HAS_OUTPUT.search(classes))
 
 
 def _of_name(last: str, conv1d_only: bool) -> Kind:
