@@ -55,7 +55,7 @@ def open_checkpoint(
             return source
         raise CheckpointError(
             f"expected weights, a path or a hub id, found {type(source).__name__}",
-            hint="Pass a state dict, an Module, a directory or a hub id",
+            hint="Pass a state dict, a module, a directory or a hub id",
         )
     path = resolve_model(os.fspath(source), revision=revision, allow_pickle=allow_pickle)
     if (path / CONFIG).is_file():
@@ -96,8 +96,12 @@ def source_name(source: object) -> str | None:
 
     >>> source_name("experts/trec6/"), source_name("org/model@v1"), source_name({})
     ('trec6', 'model', None)
+    >>> source_name("org/model@refs/pr/1")
+    'model'
     """
     if isinstance(source, str | os.PathLike):
-        last = Path(os.fspath(source)).name
-        return re.sub(r"@.*|\.(safetensors|bin|pt|pth)$", "", last) or None
+        text = os.fspath(source)
+        # a revision may hold slashes, as refs/pr/1 does
+        name = text if Path(text).exists() else re.sub(r"^([\w.-]+(/[\w.-]+)?)@.*", r"\1", text)
+        return re.sub(r"@.*|\.(safetensors|bin|pt|pth)$", "", Path(name).name) or None
     return None
