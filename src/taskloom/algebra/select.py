@@ -85,6 +85,10 @@ class Radix:
         """Start round 0."""
         return cls(np.zeros((experts, _HIGH), dtype=np.int64))
 
+    def fresh(self) -> Radix:
+        """Return this round with nothing counted."""
+        return replace(self, counts=np.zeros_like(self.counts))
+
     def join(self, other: Radix) -> Radix:
         """Return the round that saw what both saw."""
         return replace(self, counts=self.counts + other.counts)

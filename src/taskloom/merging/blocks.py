@@ -1,0 +1,421 @@
+"""Fused kernels: many steps over one slice in one pass through the cache, compiled by numba.
+
+A slice is decoded to float32 in blocks that stay in the first two cache levels, every step of the
+chain runs on the block, and the result is encoded; no step sees main memory. All arithmetic is that
+of `taskloom.merging.plain`, operation by operation in the same order, without contraction, so that
+both give the same bits.
+
+Nothing here knows of chains or files; `taskloom.merging.fused` translates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+# kinds of numbers
+F32, BF16, F16, TABLE = 0, 1, 2, 3
+# steps
+WEIGH, TOTAL, MEAN, KEPT, SCALE, DROP, ELECT, KEEP, TENSOR, ROW = range(10)
+
+BLOCK = 4096
+
+_jit = nb.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)
+
+
+@intrinsic
+def _mulhi(context: Any, a: Any, b: Any) -> Any:
+    """High 64 bits of a product of two 64-bit numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+@_jit
+def _decode(raw8, raw16, raw32, k, kind, table, at, m, value, bits):
+    """Numbers ``at`` .. ``at + m`` of source k as float32; return how many are not finite."""
+    bad = np.int32(0)
+    if kind == 1:
+        for i in range(m):
+            u = np.uint32(raw16[k, at + i])
+            bits[i] = u << np.uint32(16)
+            bad += np.int32((u & np.uint32(0x7F80)) == np.uint32(0x7F80))
+    elif kind == 0:
+        for i in range(m):
+            u = raw32[k, at + i]
+            bits[i] = u
+            bad += np.int32((u & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    elif kind == 2:
+        for i in range(m):
+            u = np.uint32(raw16[k, at + i])
+            bits[i] = (u & np.uint32(0x7FFF)) << np.uint32(13)
+        for i in range(m):
+            value[i] = value[i] * np.float32(2.0**112)
+        for i in range(m):
+            u = np.uint32(raw16[k, at + i])
+            odd = (u & np.uint32(0x7C00)) == np.uint32(0x7C00)
+            special = np.uint32(0x7F800000) | ((u & np.uint32(0x3FF)) << np.uint32(13))
+            plain = special if odd else bits[i]
+            bits[i] = plain | ((u & np.uint32(0x8000)) << np.uint32(16))
+            bad += np.int32(odd)
+    else:
+        for i in range(m):
+            u = table[raw8[k, at + i]]
+            bits[i] = u
+            bad += np.int32((u & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    return bad
+
+
+@_jit
+def _encode(value, bits, kind, at, m, out16, out32):
+    """Round to nearest, ties to even; return how many are not finite in the output's dtype."""
+    bad = np.int32(0)
+    if kind == 1:
+        for i in range(m):
+            u = bits[i]
+            nan = (u & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            r = (u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            r = np.uint32(0x7FC0) if nan else r
+            out16[at + i] = np.uint16(r)
+            bad += np.int32((r & np.uint32(0x7F80)) == np.uint32(0x7F80))
+    elif kind == 0:
+        for i in range(m):
+            u = bits[i]
+            nan = (u & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            r = np.uint32(0x7FC00000) if nan else u
+            out32[at + i] = r
+            bad += np.int32((r & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    else:
+        for i in range(m):
+            u = bits[i]
+            sign = (u >> np.uint32(16)) & np.uint32(0x8000)
+            a = u & np.uint32(0x7FFFFFFF)
+            # below the smallest normal number: let the addition do the rounding
+            bits[i] = a
+            small = value[i] + np.float32(0.5)
+            value[i] = small
+            low = bits[i] - np.uint32(0x3F000000)
+            normal = (a + np.uint32(0xC8000FFF) + ((a >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13)
+            r = low if a < np.uint32(0x38800000) else normal
+            r = np.uint32(0x7C00) if a >= np.uint32(0x47800000) else r
+            r = np.uint32(0x7E00) if a > np.uint32(0x7F800000) else r | sign
+            out16[at + i] = np.uint16(r)
+            bad += np.int32((r & np.uint32(0x7C00)) == np.uint32(0x7C00))
+    return bad
+
+
+@_jit
+def _philox(key0, key1, first, m, out):
+    """32-bit numbers ``first`` .. ``first + m`` of Philox 4x64-10, as numpy counts them."""
+    block = first >> 3
+    skip = first - (block << 3)
+    at = 0
+    while at < m:
+        # numpy advances the counter before it draws
+        c0, c1, c2, c3 = np.uint64(block + 1), np.uint64(0), np.uint64(0), np.uint64(0)
+        k0, k1 = key0, key1
+        for _ in range(10):
+            h0 = _mulhi(np.uint64(0xD2E7470EE14C6C93), c0)
+            l0 = np.uint64(0xD2E7470EE14C6C93) * c0
+            h1 = _mulhi(np.uint64(0xCA5A826395121157), c2)
+            l1 = np.uint64(0xCA5A826395121157) * c2
+            c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
+            k0 = k0 + np.uint64(0x9E3779B97F4A7C15)
+            k1 = k1 + np.uint64(0xBB67AE8584CAA73B)
+        if skip == 0 and at + 8 <= m:
+            out[at] = np.uint32(c0)
+            out[at + 1] = np.uint32(c0 >> np.uint64(32))
+            out[at + 2] = np.uint32(c1)
+            out[at + 3] = np.uint32(c1 >> np.uint64(32))
+            out[at + 4] = np.uint32(c2)
+            out[at + 5] = np.uint32(c2 >> np.uint64(32))
+            out[at + 6] = np.uint32(c3)
+            out[at + 7] = np.uint32(c3 >> np.uint64(32))
+            at += 8
+        else:
+            for j in range(skip, 8):
+                if at < m:
+                    word = c0 if j < 2 else (c1 if j < 4 else (c2 if j < 6 else c3))
+                    half = word >> np.uint64(32) if j & 1 else word
+                    out[at] = np.uint32(half)
+                    at += 1
+            skip = 0
+        block += 1
+
+
+@_jit
+def _row_limit(bits, at, n, count, counts, spare):
+    """Find the ``count``-th largest magnitude of a row, and how many equal to it are among them.
+
+    Radix selection, 11 + 10 + 10 bits; what falls into the wanted bin is copied together.
+    """
+    rank = count  # from the top, 1 is the largest
+    for b in range(2048):
+        counts[b] = 0
+    for i in range(n):
+        counts[(bits[at + i] & np.uint32(0x7FFFFFFF)) >> np.uint32(20)] += 1
+    b = 2047
+    while counts[b] < rank:
+        rank -= counts[b]
+        b -= 1
+    found = 0
+    for i in range(n):
+        u = bits[at + i] & np.uint32(0x7FFFFFFF)
+        spare[found] = u
+        found += np.int64((u >> np.uint32(20)) == np.uint32(b))
+    prefix = np.uint32(b) << np.uint32(20)
+    for shift in (10, 0):
+        for c in range(1024):
+            counts[c] = 0
+        for i in range(found):
+            counts[(spare[i] >> np.uint32(shift)) & np.uint32(1023)] += 1
+        c = 1023
+        while counts[c] < rank:
+            rank -= counts[c]
+            c -= 1
+        prefix |= np.uint32(c) << np.uint32(shift)
+        kept = 0
+        for i in range(found):
+            u = spare[i]
+            spare[kept] = u
+            kept += np.int64((u >> np.uint32(shift)) == (prefix >> np.uint32(shift)))
+        found = kept
+    return prefix, rank
+
+
+@_jit
+def _steps(
+    upto, codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
+    experts, v, bits, start, m, row, counts, spare,
+):  # fmt: skip
+    """Run the first ``upto`` steps on a block of task vectors; return how many rows are left."""
+    rows = experts
+    one, zero = np.float32(1), np.float32(0)
+    a, b = v[experts + 1], v[experts + 2]
+    for o in range(upto):
+        code, flag = codes[o], flags[o]
+        if code == 0:
+            for k in range(rows):
+                w, x = weights[o, k], v[k]
+                for i in range(m):
+                    x[i] = x[i] * w
+        elif code == 1 or code == 2:
+            if weighted[o]:
+                for k in range(rows):
+                    w, x = weights[o, k], v[k]
+                    for i in range(m):
+                        x[i] = x[i] * w
+            x = v[0]
+            for k in range(1, rows):
+                y = v[k]
+                for i in range(m):
+                    x[i] = x[i] + y[i]
+            if code == 2 and flag == 1:
+                d = numbers[o]
+                for i in range(m):
+                    x[i] = x[i] / d
+            rows = 1
+        elif code == 3:
+            for k in range(rows):
+                w, x = weights[o, k], v[k]
+                if k == 0:
+                    for i in range(m):
+                        b[i] = w * (one if x[i] != zero else zero)
+                        a[i] = x[i] * w if weighted[o] else x[i]
+                else:
+                    for i in range(m):
+                        b[i] = b[i] + w * (one if x[i] != zero else zero)
+                        a[i] = a[i] + (x[i] * w if weighted[o] else x[i])
+            x = v[0]
+            for i in range(m):
+                empty = b[i] == zero
+                q = a[i] / (one if empty else b[i])
+                x[i] = zero if empty else q
+            rows = 1
+        elif code == 4:
+            f = numbers[o]
+            for k in range(rows):
+                x = v[k]
+                for i in range(m):
+                    x[i] = x[i] * f
+        elif code == 5:
+            f, limit, words = numbers[o], np.int64(limits[o, 0]), bits[experts + 1]
+            for k in range(rows):
+                x = v[k]
+                _philox(keys[o, k, 0], keys[o, k, 1], start, m, words)
+                for i in range(m):
+                    x[i] = x[i] * (zero if np.int64(words[i]) < limit else one) * f
+        elif code == 6:
+            tied = numbers[o]
+            for k in range(rows):
+                w, x = weights[o, k], v[k]
+                if k == 0:
+                    for i in range(m):
+                        a[i] = x[i] * w if weighted[o] else x[i]
+                else:
+                    for i in range(m):
+                        a[i] = a[i] + (x[i] * w if weighted[o] else x[i])
+            for i in range(m):
+                s = a[i]
+                a[i] = one if s > zero else (-one if s < zero else (tied if s == zero else zero))
+            for k in range(rows):
+                w, x = weights[o, k], v[k]
+                for i in range(m):
+                    vote = x[i] * w if weighted[o] else x[i]
+                    x[i] = x[i] * (one if vote * a[i] > zero else zero)
+        elif code == 7:
+            for k in range(rows):
+                limit, x, u = np.uint32(limits[o, k]), v[k], bits[k]
+                for i in range(m):
+                    x[i] = x[i] * (one if (u[i] & np.uint32(0x7FFFFFFF)) >= limit else zero)
+        elif code == 8:
+            top = zero if flag == 1 else one
+            low = one if flag == 1 else zero
+            for k in range(rows):
+                limit, x, u = np.uint32(limits[o, k]), v[k], bits[k]
+                equal = 0
+                for i in range(m):
+                    equal += np.int64((u[i] & np.uint32(0x7FFFFFFF)) == limit)
+                left = missing[o, k] - seen[o, k]
+                seen[o, k] += equal
+                if left >= equal:  # all of them are marked
+                    for i in range(m):
+                        x[i] = x[i] * (top if (u[i] & np.uint32(0x7FFFFFFF)) >= limit else low)
+                elif left <= 0:
+                    for i in range(m):
+                        x[i] = x[i] * (top if (u[i] & np.uint32(0x7FFFFFFF)) > limit else low)
+                else:
+                    for i in range(m):
+                        y = u[i] & np.uint32(0x7FFFFFFF)
+                        mark = y > limit
+                        if y == limit:
+                            mark = left > 0
+                            left -= 1
+                        x[i] = x[i] * (top if mark else low)
+        elif code == 9:
+            top = zero if flag == 1 else one
+            low = one if flag == 1 else zero
+            count = limits[o, 0]
+            for k in range(rows):
+                x, u = v[k], bits[k]
+                for at in range(0, m, row):
+                    if count >= row:
+                        for i in range(at, at + row):
+                            x[i] = x[i] * top
+                    elif count <= 0:
+                        for i in range(at, at + row):
+                            x[i] = x[i] * low
+                    else:
+                        limit, left = _row_limit(u, at, row, count, counts, spare)
+                        equal = 0
+                        for i in range(at, at + row):
+                            equal += np.int64((u[i] & np.uint32(0x7FFFFFFF)) == limit)
+                        if left >= equal:
+                            for i in range(at, at + row):
+                                x[i] = x[i] * (top if (u[i] & np.uint32(0x7FFFFFFF)) >= limit else low)
+                        else:
+                            for i in range(at, at + row):
+                                y = u[i] & np.uint32(0x7FFFFFFF)
+                                mark = y > limit
+                                if y == limit:
+                                    mark = left > 0
+                                    left -= 1
+                                x[i] = x[i] * (top if mark else low)
+    return rows
+
+
+@_jit
+def _block(
+    raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad,
+):  # fmt: skip
+    """Decode a block of every source and subtract the base."""
+    for k in range(experts + based):
+        bad[k] += _decode(raw8, raw16, raw32, k, kinds[k], tables[k], at, m, v[k], bits[k])
+    if based:
+        base = v[experts]
+        for k in range(experts):
+            x = v[k]
+            for i in range(m):
+                x[i] = x[i] - base[i]
+
+
+@_jit
+def merge(
+    raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
+    codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
+    v, bits, counts, spare, out_kind, out16, out32, bad,
+):  # fmt: skip
+    """Merge a slice of n numbers; return how many rows were left (1 if all is well).
+
+    ``bad`` counts what is not finite: per source, and last of the result.
+    """
+    rows = 1
+    for at in range(0, n, block):
+        m = min(block, n - at)
+        _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
+        rows = _steps(
+            len(codes), codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
+            experts, v, bits, start + at, m, row, counts, spare,
+        )  # fmt: skip
+        x = v[0]
+        if based:
+            base = v[experts]
+            for i in range(m):
+                x[i] = base[i] + x[i]
+        bad[experts + based] += _encode(x, bits[0], out_kind, at, m, out16, out32)
+    return rows
+
+
+@_jit
+def count(
+    raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
+    codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
+    v, bits, counts, spare, upto, what, prefix, found, bad,
+):  # fmt: skip
+    """Count what a measure before step ``upto`` asks for, over a slice of n numbers.
+
+    ``what``: 0 high bits of magnitudes, 1 low bits below ``prefix`` (both per expert, in four lanes
+    of ``found`` (K, 4, bins)), 2 elected signs (``found[0, 0, 0]``).
+    """
+    for at in range(0, n, block):
+        m = min(block, n - at)
+        _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
+        rows = _steps(
+            upto, codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
+            experts, v, bits, start + at, m, row, counts, spare,
+        )  # fmt: skip
+        if what == 0:
+            for k in range(rows):
+                u, f = bits[k], found[k]
+                for i in range(m):
+                    f[i & 3, (u[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16)] += 1
+        elif what == 1:
+            for k in range(rows):
+                u, f, high = bits[k], found[k], np.uint32(prefix[k])
+                inside = 0
+                for i in range(m):
+                    y = u[i] & np.uint32(0x7FFFFFFF)
+                    spare[inside] = y
+                    inside += np.int64((y >> np.uint32(16)) == high)
+                for i in range(inside):
+                    f[i & 3, spare[i] & np.uint32(0xFFFF)] += 1
+        else:
+            a = v[experts + 1]
+            for k in range(rows):
+                w, x = weights[upto, k], v[k]
+                for i in range(m):
+                    vote = x[i] * w if weighted[upto] else x[i]
+                    a[i] = vote if k == 0 else a[i] + vote
+            signs = 0
+            for i in range(m):
+                signs += np.int64(a[i] > np.float32(0)) - np.int64(a[i] < np.float32(0))
+            found[0, 0, 0] += signs

@@ -1,0 +1,582 @@
+"""Run a program over files: threads that read, compute and write at offsets, and share no lock.
+
+One job is one tensor. A thread reads it slice by slice, merges each slice by the fused kernels (or by
+the plain steps where they do not fit) and hands the bytes to a `Sink`. Measures of a whole model are
+taken the same way first, each thread into an accumulator of its own; these are joined. Nothing depends
+on which thread does what or on where tensors are cut, so the bytes are the same for any number of
+threads, any number of processes and any size of slices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.algebra import Chain
+from taskloom.algebra.core import Measure, Step
+from taskloom.algebra.select import Radix
+from taskloom.errors import CheckpointError
+from taskloom.lazy import torch
+from taskloom.merging import fused
+from taskloom.merging.executor import tensor_statistics
+from taskloom.merging.plain import Nan, apply_steps, finish, load, nonfinite, too_large
+from taskloom.merging.plan import MergePlan
+from taskloom.merging.program import Output
+from taskloom.merging.slices import Piece, pieces
+from taskloom.progress import Progress, silent
+from taskloom.store.cache import file_mark
+from taskloom.store.digest import tensor_bytes
+from taskloom.store.header import Header
+from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+
+Statistics = dict[int, Any]
+_LABEL = "merge"
+
+
+class Sink(Protocol):
+    """Where the bytes of outputs go. Called by many threads at once."""
+
+    def write(self, name: str, offset: int, data: memoryview) -> None:
+        """Take bytes of a tensor, from ``offset`` bytes into it."""
+        ...
+
+
+@dataclass
+class Options:
+    """How a program is run; none of it changes a byte of the result.
+
+    Attributes
+    ----------
+    threads
+        Per process.
+    nan
+        What NaN and infinity in an input lead to.
+    digest
+        Compute the SHA-256 of every output tensor while it is written.
+    hash_inputs
+        Labels of checkpoints whose tensors are hashed while they are read.
+    fused
+        False runs the plain steps everywhere.
+    """
+
+    threads: int = 1
+    nan: Nan = "refuse"
+    digest: bool = True
+    hash_inputs: frozenset[int] = frozenset()
+    fused: bool = True
+    progress: Progress = silent
+
+
+@dataclass
+class Digests:
+    """SHA-256 of tensors by name: of the output, and of inputs by id of their checkpoint."""
+
+    outputs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    def update(self, other: Digests) -> None:
+        """Take over what another process found."""
+        self.outputs.update(other.outputs)
+        for key, found in other.inputs.items():
+            self.inputs.setdefault(key, {}).update(found)
+
+
+def default_threads() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Files:
+    """Open input files, each opened once and held against its header's mark.
+
+    Raises
+    ------
+    CheckpointError
+        A file is gone, or is not the one whose header was read.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def descriptor(self, header: Header) -> int:
+        """Return the open file."""
+        found = self._open.get(header.path)
+        if found is None:
+            with self._lock:
+                found = self._open.get(header.path)
+                if found is None:
+                    found = self._start(header)
+                    self._open[header.path] = found
+        return found
+
+    def _start(self, header: Header) -> int:
+        try:
+            descriptor = os.open(header.path, os.O_RDONLY)
+        except OSError as error:
+            raise CheckpointError(
+                f"{header.path}: cannot be read: {error.strerror or error}",
+                hint="Check that the file is still there",
+            ) from error
+        stat = os.fstat(descriptor)
+        if (stat.st_size, stat.st_mtime_ns, stat.st_ino) != header.mark:
+            os.close(descriptor)
+            raise _changed(header)
+        return descriptor
+
+    def check(self, headers: Sequence[Header]) -> None:
+        """Refuse files that changed since their headers were read."""
+        for header in headers:
+            if tuple(file_mark(header.path)[:3]) != header.mark:
+                raise _changed(header)
+
+    def close(self) -> None:
+        """Close all."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+
+def _changed(header: Header) -> CheckpointError:
+    return CheckpointError(
+        f"{header.path}: the file changed while it was in use",
+        hint="Open the checkpoint again once nothing writes to it",
+    )
+
+
+def read_into(descriptor: int, offset: int, into: memoryview, label: Path, tensor: str) -> None:
+    """Fill a buffer from a file, or say how much was there."""
+    done = 0
+    while done < len(into):
+        try:
+            count = os.preadv(descriptor, [into[done:]], offset + done)
+        except OSError as error:
+            raise CheckpointError(
+                f"{label}: tensor {tensor!r} cannot be read: {error.strerror or error}",
+                hint="Check the disk",
+            ) from error
+        if not count:
+            raise CheckpointError(
+                f"{label}: tensor {tensor!r}: expected {len(into)} bytes, found {done}",
+                hint="The file was cut short; get it again from its source",
+            )
+        done += count
+
+
+class Engine:
+    """One run of a plan.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    options
+        How.
+    """
+
+    def __init__(self, plan: MergePlan, options: Options) -> None:
+        self.plan, self.options = plan, options
+        self.files = Files()
+        self.digests = Digests()
+        self._local = threading.local()
+        self._fused = {
+            output.name: options.fused and fused.fits(output) for output in plan.program.outputs
+        }
+        reads = (o.chain.reads if o.chain is not None else 1 for o in plan.program.outputs)
+        self._ticks = _Ticks(options.progress, sum(reads))
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.files.close()
+
+    def statistics(self, chain: Chain, outputs: Sequence[Output]) -> Statistics:
+        """Run every barrier step's rounds over a group; return the statistics by index of step."""
+        known: Statistics = {}
+        for index, step in enumerate(chain.steps):
+            if step.measure is None:
+                continue
+            accumulated: Any = None
+            for round_ in range(step.measure.rounds):
+                accumulated = step.measure.start(round_, accumulated)
+                accumulated = self.round(outputs, index, step, round_, accumulated, known)
+            known[index] = step.measure.done(accumulated)
+        return known
+
+    def round(
+        self,
+        outputs: Sequence[Output],
+        index: int,
+        step: Step,
+        round_: int,
+        started: Any,
+        known: Statistics,
+    ) -> Any:
+        """Run one round of a measure over outputs, each thread into an accumulator of its own."""
+        measure = step.measure
+        if measure is None:
+            raise ValueError(f"the step {step.name} has no measure")
+        threads = self.options.threads if measure.join is not None else 1
+        queue = _Queue(outputs)
+
+        def work() -> Any:
+            counter = _Counter(measure, round_, started)
+            for output in queue:
+                self._see(output, index, counter, known)
+                self._ticks.tick()
+            return counter.result()
+
+        found = self._spread(work, threads)
+        if measure.join is None:
+            return found[0]
+        return reduce(measure.join, found)
+
+    def run(self, outputs: Sequence[Output], statistics: dict[int, Statistics], sink: Sink) -> None:
+        """Make outputs, the largest first, and hand their bytes to the sink."""
+        queue = _Queue(outputs)
+
+        def work() -> None:
+            for output in queue:
+                known = statistics.get(id(output.chain), {})
+                self._make(output, known, sink)
+                self._ticks.tick()
+
+        self._spread(work, self.options.threads)
+
+    def _spread(self, work: Callable[[], Any], threads: int) -> list[Any]:
+        """Run ``work`` in every thread; the first error stops the others at their next slice."""
+        if threads <= 1:
+            return [work()]
+
+        def guarded() -> Any:
+            try:
+                return work()
+            except BaseException:
+                self._ticks.stopped = True
+                raise
+
+        with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+            futures = [pool.submit(guarded) for _ in range(threads)]
+            try:
+                wait(futures)
+            except BaseException:  # the user's, while waiting
+                self._ticks.stopped = True
+                raise
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        for error in sorted(errors, key=lambda error: isinstance(error, Stopped)):
+            raise error
+        return [future.result() for future in futures]
+
+    # one tensor
+
+    def _make(self, output: Output, known: Statistics, sink: Sink) -> None:
+        if output.info.numel == 0:
+            self._record(output, hashlib.sha256(), [hashlib.sha256() for _ in output.sources])
+            return
+        if output.chain is None and output.info.kind == output.experts[0].info.kind:
+            self._copy(output, sink)
+        elif self._fused[output.name]:
+            self._make_fused(output, known, sink)
+        else:
+            self._make_plain(output, known, sink)
+
+    def _make_plain(self, output: Output, known: Statistics, sink: Sink) -> None:
+        how, check = self.plan.cutting(output), self.options.nan == "refuse"
+        known = dict(known) | tensor_statistics(output, how, check=check)
+        state = hashlib.sha256()
+        with torch.inference_mode():
+            for piece in pieces(output.info, how):
+                self._ticks.check()
+                base, stack = load(output, piece, check=check)
+                merged = finish(
+                    base, apply_steps(output, stack, known), output.info.dtype, self.options.nan
+                )
+                data = tensor_bytes(merged)
+                if self.options.digest:
+                    state.update(data)
+                sink.write(output.name, piece.start * output.info.itemsize, data)
+        self._record(output, state, None)
+
+    def _copy(self, output: Output, sink: Sink) -> None:
+        (ref,) = output.experts
+        state, size = hashlib.sha256(), output.info.itemsize
+        for piece in pieces(output.info, self.plan.cutting(output)):
+            self._ticks.check()
+            if isinstance(ref.checkpoint, SafetensorsCheckpoint):
+                header, offset = ref.checkpoint.locate(ref.name)
+                data = memoryview(bytearray(piece.count * size))
+                descriptor = self.files.descriptor(header)
+                read_into(descriptor, offset + piece.start * size, data, header.path, ref.name)
+            else:
+                from taskloom.merging.plain import read_piece
+
+                data = tensor_bytes(read_piece(ref, piece))
+            if self.options.digest or id(ref.checkpoint) in self.options.hash_inputs:
+                state.update(data)
+            sink.write(output.name, piece.start * size, data)
+        self._record(output, state, [state])
+
+    def _make_fused(self, output: Output, known: Statistics, sink: Sink) -> None:
+        arena, whole = self._arena(output), list(self._pieces(output))
+        made = fused.compile_output(output, self._tensor_statistics(output, arena, whole, known))
+        states = [hashlib.sha256() for _ in output.sources]
+        state, size = hashlib.sha256(), output.info.itemsize
+        raw = arena.out8.data
+        for piece in whole:
+            self._fill(arena, output, piece, states)
+            arena.bad[:] = 0
+            arena.merge(output, made, piece.count, piece.start)
+            self._check(arena, output)
+            data = raw[: piece.count * size]
+            sink.write(output.name, piece.start * size, data)
+            if self.options.digest:
+                state.update(data)
+        self._record(output, state, states)
+
+    def _tensor_statistics(
+        self, output: Output, arena: fused.Arena, whole: list[Piece], known: Statistics
+    ) -> Statistics:
+        """Run the measures of one tensor in slices, by the kernels."""
+        chain = output.chain
+        if chain is None or not output.info.shape:
+            return known
+        known = dict(known)
+        again: dict[int, tuple[Measure, Any]] = {}
+        for index, step in enumerate(chain.steps):
+            if step.slicewise is None:
+                continue
+            accumulated: Any = None
+            for round_ in range(step.slicewise.rounds):
+                counter = _Counter(step.slicewise, round_, step.slicewise.start(round_, accumulated))
+                fresh = known | {i: m.done(a) for i, (m, a) in again.items()}
+                made = fused.compile_output(output, fresh)
+                for piece in whole:
+                    self._fill(arena, output, piece, None)
+                    arena.bad[:] = 0
+                    counter.count(arena, output, made, piece, index)
+                    self._check(arena, output, inputs_only=True)
+                accumulated = counter.result()
+            again[index] = (step.slicewise, accumulated)
+        return known | {i: m.done(a) for i, (m, a) in again.items()}
+
+    def _see(self, output: Output, index: int, counter: _Counter, known: Statistics) -> None:
+        """Show one tensor to a measure of the model."""
+        if output.info.numel == 0:
+            return
+        if self._fused[output.name] and counter.countable:
+            arena, whole = self._arena(output), list(self._pieces(output))
+            made = fused.compile_output(output, self._tensor_statistics(output, arena, whole, known))
+            for piece in whole:
+                self._fill(arena, output, piece, None)
+                arena.bad[:] = 0
+                counter.count(arena, output, made, piece, index)
+                self._check(arena, output, inputs_only=True)
+            return
+        check = self.options.nan == "refuse"
+        with torch.inference_mode():
+            for piece in pieces(output.info, self.plan.cutting(output)):
+                self._ticks.check()
+                _, stack = load(output, piece, check=check)
+                counter.see(apply_steps(output, stack, known, upto=index))
+
+    def _pieces(self, output: Output) -> Iterator[Piece]:
+        """Yield the pieces for the kernels: rows where a step ranks them, else flat slices."""
+        row = output.info.shape[-1] if output.info.shape else 1
+        step = self.plan.elements
+        if fused.by_row(output):
+            step = output.info.numel if len(output.info.shape) < 2 else max(1, step // row) * row
+        for start in range(0, output.info.numel, step):
+            stop = min(start + step, output.info.numel)
+            yield Piece(start, stop, (stop - start,))
+
+    def _arena(self, output: Output) -> fused.Arena:
+        """Return this thread's buffers, made larger where a row needs it."""
+        arena: fused.Arena | None = getattr(self._local, "arena", None)
+        sources = len(output.sources)
+        row = output.info.shape[-1] if output.info.shape and fused.by_row(output) else 0
+        elements = max(min(self.plan.elements, output.info.numel), row)
+        if (
+            arena is None
+            or arena.sources < sources
+            or arena.elements < elements
+            or arena.block_elements < row
+        ):
+            old = arena
+            self._local.arena = None
+            most = max(sources, old.sources if old else 0)
+            arena = fused.Arena(
+                most,
+                max(elements, min(self.plan.elements, self._largest), old.elements if old else 0),
+                max(row, old.block_elements if old else 0),
+            )
+            self._local.arena = arena
+        return arena
+
+    @property
+    def _largest(self) -> int:
+        return max((output.info.numel for output in self.plan.program.outputs), default=0)
+
+    def _fill(self, arena: fused.Arena, output: Output, piece: Piece, states: list[Any] | None) -> None:
+        """Read a piece of every source into the arena, hashing what is to be hashed."""
+        self._ticks.check()
+        for k, ref in enumerate(output.sources):
+            checkpoint = ref.checkpoint
+            if not isinstance(checkpoint, SafetensorsCheckpoint):
+                raise TypeError(f"{checkpoint.label} is not a file")
+            header, offset = checkpoint.locate(ref.name)
+            size = ref.info.itemsize
+            into = arena.raw8[k].data[: piece.count * size]
+            descriptor = self.files.descriptor(header)
+            read_into(descriptor, offset + piece.start * size, into, header.path, ref.name)
+            if states is not None and id(checkpoint) in self.options.hash_inputs:
+                states[k].update(into)
+
+    def _check(self, arena: fused.Arena, output: Output, *, inputs_only: bool = False) -> None:
+        """Refuse what is not finite, first of the experts, then of the base, then of the result."""
+        if self.options.nan == "allow" or not arena.bad.any():
+            return
+        names = [*(f"expert {name!r}" for name in output.names), "the base"]
+        for name, ref, bad in zip(names, output.sources, arena.bad, strict=False):
+            if bad:
+                raise nonfinite(ref, name)
+        if not inputs_only:
+            raise too_large(
+                output.name, int(arena.bad[len(output.sources)]), f"torch.{output.info.kind}"
+            )
+
+    def _record(self, output: Output, state: Any, states: list[Any] | None) -> None:
+        if self.options.digest:
+            self.digests.outputs[output.name] = state.hexdigest()
+        for ref, each in zip(output.sources, states or [], strict=False):
+            if id(ref.checkpoint) in self.options.hash_inputs:
+                self.digests.inputs.setdefault(id(ref.checkpoint), {})[ref.name] = each.hexdigest()
+
+
+class _Counter:
+    """An accumulator of one thread for one round, filled by the kernels, the plain steps, or both."""
+
+    def __init__(self, measure: Measure, round_: int, started: Any) -> None:
+        self._measure = measure
+        self._what, bins = fused.ROUNDS[measure.count][round_] if measure.count else (0, 0)
+        self._bins = bins
+        self._plain = _fresh(started)
+        self._radix: Radix | None = started if isinstance(started, Radix) else None
+        self._found: NDArray[np.int64] | None = None
+
+    @property
+    def countable(self) -> bool:
+        """Whether the kernels know what is counted."""
+        return self._measure.count is not None
+
+    def see(self, stack: Any) -> None:
+        """Take a stack from the plain steps."""
+        self._plain = self._measure.see(self._plain, stack)
+
+    def count(
+        self, arena: fused.Arena, output: Output, made: fused.Compiled, piece: Piece, index: int
+    ) -> None:
+        """Take a slice from the arena."""
+        rows = len(output.experts)
+        if self._found is None:
+            self._found = np.zeros((rows, 4, self._bins), np.int64)
+        prefix = np.zeros(rows, np.int64)
+        if self._radix is not None and self._radix.prefix is not None:
+            prefix = self._radix.prefix
+        arena.count(
+            output,
+            made,
+            piece.count,
+            piece.start,
+            upto=index,
+            what=self._what,
+            prefix=prefix,
+            found=self._found,
+        )
+
+    def result(self) -> Any:
+        """Return the measure's own kind of accumulator."""
+        if self._found is None:
+            return self._plain
+        counted: Any = int(self._found[0, 0, 0])
+        if self._measure.count == "magnitudes":
+            counts = self._found.sum(1)
+            start = self._radix
+            counted = (
+                Radix(counts) if start is None else Radix(counts, start.prefix, start.rest, start.beyond)
+            )
+        if self._plain is None:
+            return counted
+        if self._measure.join is None:
+            raise ValueError("a measure that is counted by kernels can be joined")
+        return self._measure.join(self._plain, counted)
+
+
+def _fresh(started: Any) -> Any:
+    """Return a copy of a started accumulator that this thread may fill."""
+    return started.fresh() if isinstance(started, Radix) else started
+
+
+class _Queue:
+    """Jobs, the largest first, taken by whichever thread is free (``next`` holds the GIL)."""
+
+    def __init__(self, outputs: Sequence[Output]) -> None:
+        self._jobs = iter(sorted(outputs, key=lambda output: -output.info.nbytes))
+
+    def __iter__(self) -> Iterator[Output]:
+        return self._jobs
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Keep torch, where it is in use, from starting threads below ours."""
+    import sys
+
+    real = sys.modules.get("torch")
+    if real is None:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        yield
+        return
+    before = real.get_num_threads()
+    real.set_num_threads(1)
+    try:
+        yield
+    finally:
+        real.set_num_threads(before)
+
+
+class Stopped(Exception):  # noqa: N818 - not an error of its own
+    """Another thread failed."""
+
+
+class _Ticks:
+    """Counts tensors for the listener, and tells threads to stop."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+        self._lock = threading.Lock()
+        self.stopped = False
+
+    def tick(self) -> None:
+        """One more tensor."""
+        with self._lock:
+            self._done += 1
+            self._progress(_LABEL, self._done, self._total)
+
+    def check(self) -> None:
+        """Leave if another thread failed."""
+        if self.stopped:
+            raise Stopped

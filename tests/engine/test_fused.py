@@ -1,0 +1,97 @@
+"""The fused kernels give the bits of the plain steps, for any chain, dtype, slice and thread."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from taskloom.algebra import chain, cut, drop, elect, keep, mean, scale, total, weigh
+from taskloom.algebra.random import uniform_bits
+
+from .models import run, save_pool
+
+pytest.importorskip("numba")
+
+KINDS = [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn, torch.float8_e5m2]
+OUT = [None, torch.bfloat16, torch.float16, torch.float32]
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory):
+    """One pool for each way of mixing dtypes."""
+    folder = tmp_path_factory.mktemp("pools")
+    mixes = [(kind,) for kind in KINDS[:3]] + [(torch.bfloat16, torch.float32, *KINDS[3:])]
+    mixes += [(torch.float16, torch.bfloat16)]
+    return [save_pool(folder / str(i), dtypes=mix) for i, mix in enumerate(mixes)]
+
+
+share = st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9, 1.0])
+weights = st.none() | st.lists(st.sampled_from([0.0, -1.0, 0.3, 1.0, 2.5]), min_size=3, max_size=3)
+
+
+@st.composite
+def chains(draw):
+    """Sparsify, resolve, weigh, aggregate, scale: in any composition."""
+    scope = st.sampled_from(["row", "tensor", "model"])
+    head = draw(
+        st.lists(
+            st.one_of(
+                st.builds(keep, share, scope, extra=st.sampled_from([0, 1])),
+                st.builds(cut, share, st.sampled_from(["row", "tensor"])),
+                st.builds(drop, share, rescale=st.booleans(), seed=st.integers(0, 9)),
+                st.builds(scale, st.sampled_from([0.3, -2.0])),
+                weights.filter(bool).map(weigh),
+                st.builds(elect, st.sampled_from(["zero", "plus", "majority"]), weights),
+            ),
+            max_size=3,
+        )
+    )
+    positive = st.none() | st.just([0.5, 1.0, 0.25])
+    tail = draw(
+        st.one_of(
+            st.just(total()),
+            st.builds(mean, st.just("all"), positive),
+            st.builds(mean, st.just("all"), weights, normalize=st.just(False)),
+            st.builds(mean, st.just("kept"), weights),
+        )
+    )
+    return chain(*head, tail, scale(draw(st.sampled_from([1.0, 0.3]))), space=draw(SPACE))
+
+
+SPACE = st.sampled_from(["delta", "weight"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    composed=chains(),
+    which=st.integers(0, 4),
+    dtype=st.sampled_from(OUT),
+    elements=st.sampled_from([1, 7, 64, 1 << 18]),
+    threads=st.sampled_from([1, 3]),
+)
+def test_any_chain(pools, composed, which, dtype, elements, threads):
+    base, experts = pools[which]
+    dtype = dtype or (torch.bfloat16 if which == 3 else None)
+    plain = run(base, experts, composed, dtype=dtype, fused=False)
+    fused = run(
+        base, experts, composed, dtype=dtype, slice_bytes=4 * elements, threads=threads
+    )
+    sliced = run(base, experts, composed, dtype=dtype, slice_bytes=4 * elements, fused=False)
+    for name, expected in plain.items():
+        assert fused[name] == expected, (str(composed), name)
+        assert sliced[name] == expected, (str(composed), name)
+
+
+def test_random_numbers_are_numpys():
+    from taskloom.merging import blocks
+
+    import hashlib
+
+    key = np.frombuffer(hashlib.sha256(b"3\0w\0a").digest()[:16], np.uint64)
+    for start, count in itertools.product([0, 1, 7, 8, 4093, 1 << 35], [1, 5, 8, 100]):
+        out = np.zeros(count, np.uint32)
+        blocks._philox(key[0], key[1], start, count, out)
+        assert np.array_equal(out, uniform_bits(3, "w", "a", start, count).numpy())
