@@ -136,7 +136,7 @@ def test_a_hub_under_repair_is_like_none(hub):
     path = resolve_model("org/small")
     hub.busy = True
     assert resolve_model("org/small") == path
-    with pytest.raises(SourceUnreachable, match="org/other is not a local path.*503"):
+    with pytest.raises(SourceUnreachable, match=r"org/other is not a local path.*503"):
         resolve_model("org/other")
 
 
@@ -151,7 +151,7 @@ def test_a_shard_that_the_repository_lacks(hub):
     held = sharded()
     del held["model-00002-of-00002.safetensors"]
     hub.repo("org/big").commit(held)
-    with pytest.raises(CheckpointError, match="'model-00002-of-00002.safetensors' .* is missing"):
+    with pytest.raises(CheckpointError, match=r"'model-00002-of-00002\.safetensors' .* is missing"):
         open_checkpoint("org/big")
 
 
@@ -193,7 +193,7 @@ def test_a_private_repository(hub, monkeypatch):
 
 def test_a_gated_repository(hub, monkeypatch):
     hub.repo("org/gated", gated=True).commit(files())
-    with pytest.raises(SourceUnreachable, match="org/gated is gated: .* log in with 'hf auth login'"):
+    with pytest.raises(SourceUnreachable, match=r"org/gated is gated: .* log in with 'hf auth login'"):
         resolve_model("org/gated")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert open_checkpoint("org/gated").read("w").sum() == 4
@@ -207,7 +207,7 @@ def test_a_repository_that_is_not_there(hub):
 def test_a_revision_that_is_not_there(hub):
     hub.repo("org/small").commit(files())
     resolve_model("org/small")
-    with pytest.raises(SourceUnreachable, match="org/small has no revision 'v9' on the hub.*branch"):
+    with pytest.raises(SourceUnreachable, match=r"org/small has no revision 'v9' on the hub.*branch"):
         resolve_model("org/small@v9")
     missing = "0" * 40
     with pytest.raises(SourceUnreachable, match=f"org/small has no revision '{missing}'"):

@@ -40,6 +40,30 @@ def row_range(name: str, shape: tuple[int, ...], rows: slice) -> tuple[int, int]
     return start, max(start, stop)
 
 
+def check_relative(folder: object, relative: str, *, named_by: str) -> None:
+    """Refuse a path that is absolute or climbs out of ``folder``, whatever holds the folder.
+
+    Raises
+    ------
+    CheckpointError
+        With the path and who names it.
+
+    >>> check_relative("s3://bucket/model", "../other", named_by="its index")
+    Traceback (most recent call last):
+    ...
+    taskloom.errors.CheckpointError: its index: expected a file of s3://bucket/model, found the path
+    '../other' that leaves it. Do not trust this checkpoint; get it again from its source
+    """
+    parts = PurePosixPath(relative).parts
+    windows = PureWindowsPath(relative)
+    plain = parts and "\0" not in relative and "\\" not in relative
+    if not plain or ".." in parts or relative.startswith("/") or windows.drive:
+        raise CheckpointError(
+            f"{named_by}: expected a file of {folder}, found the path {relative!r} that leaves it",
+            hint="Do not trust this checkpoint; get it again from its source",
+        )
+
+
 def inside(folder: Path, relative: str, *, named_by: str) -> Path:
     """Return the file ``relative`` of ``folder``, or refuse a path or a link that leaves it.
 
@@ -60,14 +84,7 @@ def inside(folder: Path, relative: str, *, named_by: str) -> Path:
     CheckpointError
         The path is absolute, climbs out, or is a link to the outside.
     """
-    parts = PurePosixPath(relative).parts
-    windows = PureWindowsPath(relative)
-    plain = parts and "\0" not in relative and "\\" not in relative
-    if not plain or ".." in parts or relative.startswith("/") or windows.drive:
-        raise CheckpointError(
-            f"{named_by}: expected a file of {folder}, found the path {relative!r} that leaves it",
-            hint="Do not trust this checkpoint; get it again from its source",
-        )
+    check_relative(folder, relative, named_by=named_by)
     try:
         found = (folder / relative).resolve()
     except (OSError, RuntimeError) as error:

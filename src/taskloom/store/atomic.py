@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from taskloom.errors import OutputError
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -105,6 +107,12 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 
 def _final(target: str | os.PathLike[str]) -> Path:
     """Resolve links in the target, so that a rename replaces what the link points to."""
+    # a Path has lost the second slash of s3://
+    if _ADDRESS.match(os.fspath(target)) and not Path(target).parent.is_dir():
+        raise OutputError(
+            f"{os.fspath(target)}: outputs are written to a disk, not to an object store",
+            hint="Write to a directory, then copy it with the store's own program",
+        )
     return Path(target).expanduser().resolve()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -86,29 +86,52 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     try:
         mark = tuple(file_mark(file)[:3])
         with file.open("rb") as stream:
-            length = _length(file, stream.read(8), mark[0])
-            raw = stream.read(length)
+            parsed = parse_header(file, mark[0], lambda start, stop: stream.read(stop - start))
     except OSError as error:
         raise CheckpointError(
             f"{file}: cannot be read: {error.strerror or error}",
             hint="Check the path and its permissions",
         ) from error
-    table = _parse(file, raw)
+    return Header(file, *parsed, mark)
+
+
+def parse_header(
+    file: object, size: int, fetch: Callable[[int, int], bytes]
+) -> tuple[dict[str, TensorInfo], dict[str, int], Mapping[str, str]]:
+    """Return tensors, offsets and metadata of a header, wherever its bytes come from.
+
+    Parameters
+    ----------
+    file
+        How messages call it.
+    size
+        Bytes of the whole file.
+    fetch
+        Returns the bytes from one position up to another; called for the first eight, then for
+        the header.
+
+    Raises
+    ------
+    CheckpointError
+        As `read_header`.
+    """
+    length = _length(file, fetch(0, min(8, size)), size)
+    table = _parse(file, fetch(8, 8 + length))
     metadata = _metadata(file, table.pop("__metadata__", None))
     spans = [(*_span(file, name, entry), name) for name, entry in table.items()]
     spans.sort(key=lambda span: (span[0], span[1]))
-    _check_cover(file, spans, mark[0] - 8 - length)
+    _check_cover(file, spans, size - 8 - length)
     tensors = {name: info for _, _, info, name in spans}
     offsets = {name: 8 + length + start for start, _, _, name in spans}
-    return Header(file, tensors, offsets, metadata, mark)
+    return tensors, offsets, metadata
 
 
-def _refuse(file: Path, what: str, tensor: str | None = None) -> NoReturn:
+def _refuse(file: object, what: str, tensor: str | None = None) -> NoReturn:
     where = f"{file}: tensor {tensor!r}" if tensor is not None else str(file)
     raise CheckpointError(f"{where}: {what}", hint=_WAY_OUT)
 
 
-def _length(file: Path, prefix: bytes, size: int) -> int:
+def _length(file: object, prefix: bytes, size: int) -> int:
     if len(prefix) < 8:
         _refuse(file, f"expected at least 8 bytes, found {len(prefix)}; no safetensors file")
     length = int.from_bytes(prefix, "little")
@@ -151,7 +174,7 @@ def strict_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _parse(file: Path, raw: bytes) -> dict[str, Any]:
+def _parse(file: object, raw: bytes) -> dict[str, Any]:
     try:
         table = strict_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -163,7 +186,7 @@ def _parse(file: Path, raw: bytes) -> dict[str, Any]:
     return table
 
 
-def _metadata(file: Path, found: Any) -> Mapping[str, str]:
+def _metadata(file: object, found: Any) -> Mapping[str, str]:
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
@@ -171,7 +194,7 @@ def _metadata(file: Path, found: Any) -> Mapping[str, str]:
     return found
 
 
-def _span(file: Path, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
+def _span(file: object, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         _refuse(file, "expected a name in Unicode, found half of a surrogate pair", name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
@@ -209,7 +232,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _check_cover(file: Path, spans: list[tuple[int, int, TensorInfo, str]], size: int) -> None:
+def _check_cover(file: object, spans: list[tuple[int, int, TensorInfo, str]], size: int) -> None:
     """Tensors must follow one another without gap or overlap and fill the file exactly."""
     end, previous = 0, ""
     for start, stop, _, name in spans:

@@ -14,9 +14,16 @@ from taskloom.store.adapter import CONFIG, AdapterCheckpoint
 from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.hub import resolve_model
 from taskloom.store.memory import MemoryCheckpoint
+from taskloom.store.remote import (
+    RemoteCheckpoint,
+    fetch_adapter,
+    is_adapter,
+    is_url,
+    local_path,
+)
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
-#: What can be opened: weights in memory, a path, or a hub id.
+#: What can be opened: weights in memory, a path, an address of an object store, or a hub id.
 Source = Checkpoint | Mapping[str, Tensor] | Module | str | os.PathLike[str]
 
 
@@ -32,8 +39,9 @@ def open_checkpoint(
     Parameters
     ----------
     source
-        A checkpoint (returned as it is), a state dict, a module, a directory, a file, or a hub id
-        with or without ``@revision``.
+        A checkpoint (returned as it is), a state dict, a module, a directory, a file, an address
+        of an object store such as ``s3://bucket/directory``, or a hub id with or without
+        ``@revision``.
     base
         The weights an adapter was trained on; adapters need it, everything else ignores it.
     revision
@@ -46,7 +54,7 @@ def open_checkpoint(
     CheckpointError
         Missing, malformed or pickled weights, or an adapter without its base.
     SourceUnreachable
-        A hub id that is not cached and cannot be fetched.
+        A hub id that is not cached and cannot be fetched, or a store that cannot be read.
     """
     if isinstance(source, Module | Mapping):
         return MemoryCheckpoint(source)
@@ -57,7 +65,20 @@ def open_checkpoint(
             f"expected weights, a path or a hub id, found {type(source).__name__}",
             hint="Pass a state dict, a module, a directory or a hub id",
         )
-    path = resolve_model(os.fspath(source), revision=revision, allow_pickle=allow_pickle)
+    text = os.fspath(source)
+    if is_url(text):
+        if revision is not None:
+            raise CheckpointError(
+                f"{text}: revision {revision!r} was given, but an address has none",
+                hint="Put the version into the address, or leave the revision out",
+            )
+        local = local_path(text)
+        if local is None:
+            return (
+                _open_adapter(fetch_adapter(text), base) if is_adapter(text) else RemoteCheckpoint(text)
+            )
+        text = str(local)
+    path = resolve_model(text, revision=revision, allow_pickle=allow_pickle)
     if (path / CONFIG).is_file():
         return _open_adapter(path, base)
     if _is_pickle(path):

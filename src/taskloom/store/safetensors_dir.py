@@ -210,7 +210,7 @@ def _open_shards(folder: Path, index: Path) -> list[Header]:
             )
         headers.append(read_header(file))
     for (shard, _), header in zip(shards.items(), headers, strict=True):
-        _compare(index, weight_map, shard, header)
+        compare(index, weight_map, shard, header.tensors)
     return headers
 
 
@@ -224,11 +224,24 @@ def read_weight_map(folder: Path, index: Path) -> dict[str, str]:
     """
     inside(folder, index.name, named_by=str(folder))
     try:
-        table = strict_json(index.read_text(encoding="utf-8"))
+        text = index.read_bytes()
     except OSError as error:
         raise CheckpointError(
             f"{index}: cannot be read: {error.strerror or error}", hint="Check its permissions"
         ) from error
+    return parse_weight_map(index, text)
+
+
+def parse_weight_map(index: object, text: bytes) -> dict[str, str]:
+    """Return tensor -> file of an index's text; ``index`` is how messages call it.
+
+    Raises
+    ------
+    CheckpointError
+        It is not JSON, or has no ``weight_map`` from strings to strings.
+    """
+    try:
+        table = strict_json(text.decode("utf-8"))
     except ValueError as error:
         raise CheckpointError(
             f"{index}: expected JSON in UTF-8, but {error}", hint="Get the checkpoint again"
@@ -247,14 +260,23 @@ def read_weight_map(folder: Path, index: Path) -> dict[str, str]:
     return found
 
 
-def _compare(index: Path, weight_map: Mapping[str, str], shard: str, header: Header) -> None:
+def compare(
+    index: object, weight_map: Mapping[str, str], shard: str, tensors: Mapping[str, TensorInfo]
+) -> None:
+    """Refuse a shard whose tensors are not those that the index lists for it.
+
+    Raises
+    ------
+    CheckpointError
+        With the first tensor that index and shard disagree about.
+    """
     for name, where in weight_map.items():
-        if where == shard and name not in header.tensors:
+        if where == shard and name not in tensors:
             raise CheckpointError(
                 f"{index}: tensor {name!r}: expected in {shard!r}, found no such tensor there",
                 hint="Index and shards are of different versions; get the checkpoint again",
             )
-    for name in header.tensors:
+    for name in tensors:
         if weight_map.get(name) != shard:
             raise CheckpointError(
                 f"{index}: tensor {name!r} is stored in {shard!r}, but the index says "

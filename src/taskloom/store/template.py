@@ -73,10 +73,16 @@ def _candidates(template: Path) -> list[str]:
             found.append(entry.name)
         elif entry.is_dir() and (_MODULE.fullmatch(entry.name) or entry.name in _FOLDERS):
             found += [f"{entry.name}/{each.name}" for each in entry.iterdir() if each.is_file()]
-    return [name for name in found if _wanted(Path(name))]
+    return [name for name in found if is_template(Path(name).name)]
 
 
-def _wanted(path: Path) -> bool:
+def is_template(name: str) -> bool:
+    """Tell whether a file of this name is copied to a new model.
+
+    >>> is_template("tokenizer.json"), is_template("model.safetensors"), is_template("README.md")
+    (True, False, False)
+    """
+    path = Path(name)
     hidden = path.name.startswith(".")
     return path.suffix in _SUFFIXES and not hidden and not _STALE.fullmatch(path.name)
 
