@@ -1,0 +1,307 @@
+"""Vocabularies: which tokens the output has, and which row of which embedding each one gets.
+
+Read from ``tokenizer.json`` alone, without a tokenizer library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taskloom.errors import CheckpointError, PlanError
+from taskloom.lazy import Tensor, torch
+from taskloom.runs.mergekit.models import Model, promoted, read_json
+from taskloom.runs.mergekit.schema import MergeConfiguration, ModelName, TokenRow
+from taskloom.store.access import info_of, row_range
+from taskloom.store.checkpoint import TensorInfo
+
+_WORDS = re.compile(r"embed|wte|lm_head|output|unembed|decoder|vocab|predictions|word")
+_POSITIONS = re.compile(r"position|pos_|token_type|wpe|type_embed|norm", re.IGNORECASE)
+
+
+def is_vocabulary(model: Model, name: str) -> bool:
+    """Say whether the rows of a tensor are tokens, by its name, its place and its first axis."""
+    info = model.checkpoint.tensors.get(name)
+    if info is None or name in model.anatomy.place or not info.shape or not info.is_float:
+        return False
+    named = bool(_WORDS.search(name)) and not _POSITIONS.search(name)
+    return named and info.shape[0] == model.vocabulary_size
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a model's ``tokenizer.json`` says: token -> id, and the entries of added tokens."""
+
+    ids: Mapping[str, int]
+    added: Mapping[str, Mapping[str, Any]]
+
+
+def read_tokens(model: Model) -> Tokens:
+    """Read a model's vocabulary.
+
+    Raises
+    ------
+    CheckpointError
+        No ``tokenizer.json``, or ids beyond the rows of the embedding.
+    """
+    path = model.path / "tokenizer.json"
+    table = read_json(path)
+    known = (table.get("model") or {}).get("vocab")
+    if known is None:
+        raise CheckpointError(
+            f"{model.name}: expected tokenizer.json with a vocabulary, found none",
+            hint="Save its tokenizer with transformers (fast tokenizers write tokenizer.json)",
+        )
+    if isinstance(known, list):  # unigram: pairs of token and score
+        ids = {pair[0]: number for number, pair in enumerate(known)}
+    else:
+        ids = dict(known)
+    added = {entry["content"]: entry for entry in table.get("added_tokens") or ()}
+    ids |= {content: entry["id"] for content, entry in added.items()}
+    rows = model.vocabulary_size
+    beyond = [token for token, number in ids.items() if rows is not None and number >= rows]
+    if beyond:
+        raise CheckpointError(
+            f"{model.name}: token {beyond[0]!r} has the id {ids[beyond[0]]}, but the embedding has "
+            f"{rows} rows",
+            hint="Resize the model's embedding to its tokenizer first",
+        )
+    return Tokens(ids, added)
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The output's tokens and where their rows come from.
+
+    Attributes
+    ----------
+    source
+        The model whose tokenizer files are copied.
+    ids
+        Token -> id in the output.
+    size
+        Rows of the output's embeddings, padding included.
+    new
+        Entries that are added to ``tokenizer.json``, with their ids.
+    rows
+        Explicit choices of the file, by token.
+    base
+        The base model, if there is one.
+    """
+
+    source: Model
+    ids: Mapping[str, int]
+    size: int
+    new: tuple[Mapping[str, Any], ...]
+    rows: Mapping[str, TokenRow]
+    known: Mapping[ModelName, Tokens]
+    models: Mapping[ModelName, Model]
+    base: ModelName | None
+    _placed: dict[tuple[ModelName, str, tuple[ModelName, ...]], PlacedRows] = field(
+        default_factory=dict, repr=False
+    )
+
+    def placed(self, model: Model, name: str, members: Sequence[Model]) -> PlacedRows:
+        """Return the model's tensor with its rows in the output's order.
+
+        Tokens that the model lacks get the row of the only model that has them, else of the base, else
+        the mean of those that have them; zeros if nobody has them.
+        """
+        key = (model.name, name, tuple(m.name for m in members))
+        if key not in self._placed:
+            self._placed[key] = self._place(model, name, members)
+        return self._placed[key]
+
+    def _place(self, model: Model, name: str, members: Sequence[Model]) -> PlacedRows:
+        own = [-1] * self.size
+        others: dict[int, tuple[tuple[Model, int], ...]] = {}
+        mine = self.known[model.name].ids
+        for token, number in self.ids.items():
+            row = self.rows.get(token)
+            if token in mine and not (row and row.force):
+                own[number] = mine[token]
+            else:
+                others[number] = self._donors(token, row, members)
+        padding = range(len(self.ids), self.size)
+        return PlacedRows(model, name, own, others, padding, members)
+
+    def _donors(
+        self, token: str, row: TokenRow | None, members: Sequence[Model]
+    ) -> tuple[tuple[Model, int], ...]:
+        if row is not None:
+            return self._chosen(token, row)
+        having = [m for m in members if token in self.known[m.name].ids]
+        based = [m for m in having if m.name == self.base]
+        return tuple((m, self.known[m.name].ids[token]) for m in (based or having))
+
+    def _chosen(self, token: str, row: TokenRow) -> tuple[tuple[Model, int], ...]:
+        source = row.source
+        if isinstance(source, Mapping) and source.get("kind") == "zero":
+            return ()
+        wanted: Any = token
+        if isinstance(source, Mapping) and source.get("kind") == "model_token":
+            given = [key for key in ("token", "token_id") if source.get(key) is not None]
+            if len(given) != 1:
+                raise PlanError(f"tokenizer: token {token!r}: give either token or token_id")
+            wanted, source = source[given[0]], source.get("model")
+        if source is None:
+            raise PlanError(f"tokenizer: token {token!r} has no source", hint="Name a model")
+        name = ModelName.model_validate(source)
+        if name not in self.models:
+            listed = ", ".join(str(each) for each in self.models)
+            raise PlanError(f"tokenizer: token {token!r}: {name} is not one of {listed}")
+        known, model = self.known[name].ids, self.models[name]
+        number = wanted if isinstance(wanted, int) else known.get(wanted)
+        if number is None or not 0 <= number < (model.vocabulary_size or 0):
+            raise PlanError(f"tokenizer: token {token!r}: {name} has no token {wanted!r}")
+        return ((model, number),)
+
+
+def plan_vocabulary(
+    config: MergeConfiguration, models: Sequence[Model], template: Model
+) -> Vocabulary | None:
+    """Return the output's vocabulary, or None if the file asks for none (the tokenizer is copied).
+
+    Raises
+    ------
+    PlanError, CheckpointError
+        A source that is no model of the merge, or a tokenizer that cannot be read.
+    """
+    section = config.tokenizer
+    source = section.source if section else config.tokenizer_source
+    if source is None:
+        return None
+    known = {model.name: read_tokens(model) for model in models}
+    named = {model.name: model for model in models}
+    owner = template
+    if source not in ("union", "base"):
+        name = ModelName.model_validate(source)
+        if name not in named:
+            listed = ", ".join(str(each) for each in named)
+            raise PlanError(
+                f"tokenizer source {source!r} is not a model of the merge",
+                hint=f"Take union, base or one of {listed}",
+            )
+        owner = named[name]
+    ids = dict(known[owner.name].ids)
+    start = max(ids.values(), default=-1) + 1
+    rows = (section.tokens if section else None) or {}
+    entries = _union(list(known.values()), ids) if source == "union" else []
+    taken = {entry["content"] for entry in entries}
+    entries += [_entry(token) for token in rows if token not in ids and token not in taken]
+    new = tuple({**entry, "id": start + number} for number, entry in enumerate(entries))
+    ids |= {entry["content"]: entry["id"] for entry in new}
+    size = max(ids.values(), default=-1) + 1
+    multiple = (section.pad_to_multiple_of if section else None) or 1
+    size = -(-size // multiple) * multiple
+    return Vocabulary(owner, ids, size, new, rows, known, named, config.base_model)
+
+
+def _union(every: Sequence[Tokens], ids: Mapping[str, int]) -> list[Mapping[str, Any]]:
+    """Entries of tokens not in ``ids``: first plain ones, then added ones, by model and id."""
+    plain: dict[str, Mapping[str, Any]] = {}
+    added: dict[str, Mapping[str, Any]] = {}
+    special = {content for tokens in every for content in tokens.added}
+    for tokens in every:
+        for token, _ in sorted(tokens.ids.items(), key=lambda item: item[1]):
+            if token in ids:
+                continue
+            if token in tokens.added:
+                added.setdefault(token, tokens.added[token])
+            elif token not in special:
+                plain.setdefault(token, _entry(token))
+    return [*plain.values(), *added.values()]
+
+
+def _entry(token: str) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    return {"content": token, **flags, "normalized": True, "special": False}
+
+
+class PlacedRows:
+    """One tensor of a model with its rows placed by token; a checkpoint of one tensor."""
+
+    def __init__(
+        self,
+        model: Model,
+        name: str,
+        own: Sequence[int],
+        others: Mapping[int, tuple[tuple[Model, int], ...]],
+        padding: range,
+        members: Sequence[Model],
+    ) -> None:
+        self._model, self._name, self._own, self._others = model, name, own, others
+        self._padding = padding
+        kinds = [m.checkpoint.tensors[name].kind for m in members if name in m.checkpoint.tensors]
+        shape = (len(own), *model.checkpoint.tensors[name].shape[1:])
+        self._tensors = {name: TensorInfo(shape, promoted(kinds))}
+        self._mean: Tensor | None = None
+
+    @property
+    def label(self) -> str:
+        """The model's."""
+        return self._model.checkpoint.label
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The one tensor."""
+        return self._tensors
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """Return placed rows, all if ``rows`` is None."""
+        info = info_of(self._tensors, name, self.label)
+        first, last = row_range(name, info.shape, rows or slice(None))
+        found = torch.zeros((last - first, *info.shape[1:]), dtype=info.dtype)
+        mine = [(n - first, self._own[n]) for n in range(first, last) if self._own[n] >= 0]
+        if mine:
+            low, high = min(r for _, r in mine), max(r for _, r in mine) + 1
+            block = self._model.checkpoint.read(name, slice(low, high))
+            places = torch.tensor([n for n, _ in mine])
+            found[places] = block[torch.tensor([r - low for _, r in mine])].to(info.dtype)
+        for number in range(first, last):
+            if donors := self._others.get(number):
+                found[number - first] = _mean_row(name, donors, info.dtype)
+        if self._padding and last > self._padding.start:
+            found[max(0, self._padding.start - first) :] = self._padding_row()
+        return found
+
+    def _padding_row(self) -> Tensor:
+        if self._mean is None:
+            whole = self.read(self._name, slice(0, self._padding.start))
+            self._mean = whole.mean(0)
+        return self._mean
+
+    def digest(self) -> str:
+        """Digest of the model's weights and of the placing."""
+        donors = {n: [(str(m.name), row) for m, row in rows] for n, rows in self._others.items()}
+        placing = f"{self._model.checkpoint.digest()}{self._name}{list(self._own)}{donors}"
+        return hashlib.sha256(placing.encode()).hexdigest()
+
+
+def _mean_row(name: str, donors: Sequence[tuple[Model, int]], dtype: torch.dtype) -> Tensor:
+    total = None
+    for model, row in donors:
+        part = model.checkpoint.read(name, slice(row, row + 1))[0].to(dtype)
+        total = part if total is None else total + part
+    assert total is not None
+    return total if len(donors) == 1 else total / len(donors)
+
+
+def tokenizer_files(path: Path) -> list[Path]:
+    """Files of a directory that belong to its tokenizer."""
+    names = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tokenizer.model",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "chat_template.jinja",
+    )
+    return [path / name for name in names if (path / name).is_file()]
