@@ -216,3 +216,36 @@ def test_warnings_name_what_was_handed_over_against_advice_and_what_hurts():
     assert "loses to Expert a" in found[0]
     assert "quotes: TIES was chosen on 64 labels and is worse than the base on test" in found[1]
     assert results.warnings(Thing(models=models, guards=guards[:0], targets=[target()])) == []
+
+
+def test_on_few_labels_the_base_stays_within_one_standard_error():
+    """The best of many by a hair is not handed over; a clear lead is."""
+    base = np.array([True] * 60 + [False] * 40)
+    clear = np.array([True] * 80 + [False] * 20)  # 20 more right, 20 of 100 differ: an error of 4
+    hair = base.copy()
+    hair[:9], hair[60:70] = False, True  # 1 more right, 19 differ: an error of 4.4
+    models = [candidate("base"), candidate("expert:a")]
+
+    def found(right, mode="strict"):
+        values = {"base": 0.60, "expert:a": float(right.mean())}
+        rights = {"base": base, "expert:a": right}
+        return decide("t", models, values, yardstick="accuracy", mode=mode, right=rights)
+
+    assert found(clear).winner == "expert:a"
+    assert found(hair).winner == "base"
+    assert "expert:a" in found(hair).reason
+    assert "within one standard error (4.4)" in found(hair).reason
+    assert found(hair, "warn").winner == "expert:a"
+
+
+def test_repeats_vote_by_mean_probability():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    features = rng.normal(size=(40, 3)) + labels[:, None]
+    once = [
+        cross_validated(features, labels, ("a", "b"), folds=5, task="t", seed=seed) for seed in range(3)
+    ]
+    voted = cross_validated(features, labels, ("a", "b"), folds=5, task="t", seed=0, repeats=3)
+    agreed = (once[0] == once[1]) & (once[1] == once[2])
+    np.testing.assert_array_equal(voted[agreed], once[0][agreed])
+    assert len({tuple(o) for o in once}) > 1

@@ -35,38 +35,57 @@ def head_for(workspace: Workspace, task: Task, features: Array, labels: Array, *
 
 
 def held_out(
-    workspace: Workspace, task: Task, features: Array, labels: Array, *, folds: int, seed: int
+    workspace: Workspace,
+    task: Task,
+    features: Array,
+    labels: Array,
+    *,
+    folds: int,
+    repeats: int,
+    seed: int,
 ) -> Array:
     """Return `cross_validated` predictions, or take them from the stash."""
     names = task.label_names
-    key = [_digest(features, labels), task.name, names, folds, seed]
+    key = [_digest(features, labels), task.name, names, folds, repeats, seed]
     found = workspace.array("predictions", key)
     if found is None:
-        found = cross_validated(features, labels, names, folds=folds, task=task.name, seed=seed)
+        found = cross_validated(
+            features, labels, names, folds=folds, task=task.name, seed=seed, repeats=repeats
+        )
         workspace.keep_array("predictions", key, found)
     return found
 
 
 def cross_validated(
-    features: Array, labels: Array, names: tuple[str, ...], *, folds: int, task: str, seed: int
+    features: Array,
+    labels: Array,
+    names: tuple[str, ...],
+    *,
+    folds: int,
+    task: str,
+    seed: int,
+    repeats: int = 1,
 ) -> Array:
-    """Return the held-out prediction (N,) of every example, each from a head that did not see it.
+    """Return the held-out prediction (N,) of every example, from heads that did not see it.
 
-    The folds depend on labels and seed alone, so that all candidates are compared on the same ones.
-    Everything a head needs, the penalty and the scaling of features included, is chosen within its
-    folds. A head that would see one class only predicts that class.
+    With several ``repeats`` the examples are dealt into folds anew each time and an example's class is
+    the one with the highest mean probability, which depends less on the luck of one deal. The folds
+    depend on labels and seed alone, so that all candidates are compared on the same ones. Everything a
+    head needs, the penalty and the scaling of features included, is chosen within its folds. A head
+    that would see one class only predicts that class.
     """
-    fold = fold_of(labels, folds, seed)
-    predicted = np.empty_like(labels)
-    for number in np.unique(fold):
-        held = fold == number
-        seen = np.unique(labels[~held])
-        if len(seen) == 1:
-            predicted[held] = seen[0]
-            continue
-        head = fit_head(features[~held], labels[~held], names, task=task, seed=seed)
-        predicted[held] = head.predict(features[held])
-    return predicted
+    chances = np.zeros((len(labels), len(names)))
+    for deal in range(seed, seed + repeats):
+        fold = fold_of(labels, folds, deal)
+        for number in np.unique(fold):
+            held = fold == number
+            seen = np.unique(labels[~held])
+            if len(seen) == 1:
+                chances[held, seen[0]] += 1
+                continue
+            head = fit_head(features[~held], labels[~held], names, task=task, seed=seed)
+            chances[held] += head.probabilities(features[held])
+    return np.asarray(chances.argmax(1), dtype=labels.dtype)
 
 
 def fold_of(labels: Array, folds: int, seed: int) -> Array:

@@ -30,6 +30,7 @@ from taskloom.runs.verdict import decide
 
 Array = NDArray[Any]
 FOLDS = 5
+REPEATS = 4
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ def prepare(reader: Reader, plan: Plan, data: TaskData, candidates: Sequence[Can
     labels = np.concatenate([data.train.labels, data.validation.labels])
     halves = [reader.read(candidates, [data], split) for split in ("train", "validation")]
     features = {c.name: np.concatenate([half[c.name, name] for half in halves]) for c in candidates}
-    heads, values, scores = {}, {}, []
+    heads, values, right, scores = {}, {}, {}, []
     for number, candidate in enumerate(candidates):
         own = features[candidate.name]
         stash = reader.workspace
         heads[candidate.name] = head_for(stash, data.task, own, labels, seed=plan.seed)
-        held = held_out(stash, data.task, own, labels, folds=FOLDS, seed=plan.seed)
+        held = held_out(stash, data.task, own, labels, folds=FOLDS, repeats=REPEATS, seed=plan.seed)
         measured = score(
             labels,
             held,
@@ -71,7 +72,7 @@ def prepare(reader: Reader, plan: Plan, data: TaskData, candidates: Sequence[Can
             model=candidate.name,
             task=name,
         )
-        values[candidate.name] = measured.value
+        values[candidate.name], right[candidate.name] = measured.value, held == labels
         scores.append(ScoreRecord(**asdict(measured)))
         reader.progress(f"try on {name}", number + 1, len(candidates))
     verdict = decide(
@@ -80,6 +81,7 @@ def prepare(reader: Reader, plan: Plan, data: TaskData, candidates: Sequence[Can
         values,
         yardstick=f"cross-validated {data.task.metric} on {len(labels)} labels",
         mode=plan.guard,
+        right=right,
     )
     experts = {c.name: features[c.name] for c in candidates if c.kind == "expert"}
     rankings = _rank(name, experts, labels, plan) if len(experts) > 1 else []

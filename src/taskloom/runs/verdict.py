@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from taskloom.evaluation.guard import guard
 from taskloom.runs.candidates import Candidate
 from taskloom.runs.result import GuardRecord
@@ -30,6 +33,19 @@ def mean_interval(scores: Sequence[tuple[float, float, float]]) -> tuple[float, 
     return mean - below, mean + above
 
 
+def paired_lead(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return how many more of the same examples ``first`` gets right, and the standard error of that.
+
+    >>> one = np.array([True] * 8 + [False] * 2)
+    >>> lead, error = paired_lead(one, ~one)
+    >>> lead, round(error, 2)
+    (6.0, 2.53)
+    """
+    difference = first.astype(np.float64) - second.astype(np.float64)
+    lead = float(difference.sum())
+    return lead, float(np.sqrt(len(difference) * difference.var()))
+
+
 def decide(
     scope: str,
     candidates: Sequence[Candidate],
@@ -37,11 +53,17 @@ def decide(
     *,
     yardstick: str,
     mode: Literal["strict", "warn"],
+    right: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> GuardRecord:
     """Apply the guard to validation values by candidate name.
 
     In ``strict`` mode the winner is never a merge that loses to the best single model; in ``warn``
     mode the best merge wins all the same, and the reason says what it loses.
+
+    With ``right`` (by candidate name, which of the N examples it gets right) a strict guard also keeps
+    the base where the winner's lead over it is within one standard error: on a few labels the best of
+    many leads by luck alone, and the base is the simpler model (the one-standard-error rule, Breiman
+    et al. 1984, section 3.4.3).
 
     The winner is the best of many on one sample, so its value here is biased upwards; it decides and
     is never reported as the result. By design the pool's verdict uses the validation splits on which
@@ -59,6 +81,14 @@ def decide(
     if mode == "warn" and verdict.best_merge is not None and verdict.best_merge in verdict.refused:
         winner = verdict.best_merge
         reason = f"{reason} The plan says guard: warn, so the merge is handed over all the same."
+    if mode == "strict" and right is not None and winner != "base":
+        lead, error = paired_lead(right[winner], right["base"])
+        if lead <= error:
+            reason = (
+                f"base stays: {winner} has the best {yardstick} ({values[winner]:.4f}), but its lead of "
+                f"{lead:.0f} examples over the base is within one standard error ({error:.1f})"
+            )
+            winner = "base"
     return GuardRecord(
         scope=scope,
         winner=winner,
