@@ -42,75 +42,84 @@ def _mulhi(context: Any, a: Any, b: Any) -> Any:
 
 @_jit
 def _decode(raw8, raw16, raw32, k, kind, table, at, m, value, bits):
-    """Numbers ``at`` .. ``at + m`` of source k as float32; return how many are not finite."""
-    bad = np.int32(0)
+    """Numbers ``at`` .. ``at + m`` of source k as float32; return whether one is not finite.
+
+    Slices are taken first: with an index that may be negative no loop becomes vector code.
+    """
     if kind == 1:
+        half = raw16[k, at : at + m]
         for i in range(m):
-            u = np.uint32(raw16[k, at + i])
-            bits[i] = u << np.uint32(16)
-            bad += np.int32((u & np.uint32(0x7F80)) == np.uint32(0x7F80))
+            bits[i] = np.uint32(half[i]) << np.uint32(16)
     elif kind == 0:
+        full = raw32[k, at : at + m]
         for i in range(m):
-            u = raw32[k, at + i]
-            bits[i] = u
-            bad += np.int32((u & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+            bits[i] = full[i]
     elif kind == 2:
+        half = raw16[k, at : at + m]
         for i in range(m):
-            u = np.uint32(raw16[k, at + i])
-            bits[i] = (u & np.uint32(0x7FFF)) << np.uint32(13)
+            bits[i] = (np.uint32(half[i]) & np.uint32(0x7FFF)) << np.uint32(13)
         for i in range(m):
             value[i] = value[i] * np.float32(2.0**112)
         for i in range(m):
-            u = np.uint32(raw16[k, at + i])
-            odd = (u & np.uint32(0x7C00)) == np.uint32(0x7C00)
+            u = np.uint32(half[i])
             special = np.uint32(0x7F800000) | ((u & np.uint32(0x3FF)) << np.uint32(13))
-            plain = special if odd else bits[i]
-            bits[i] = plain | ((u & np.uint32(0x8000)) << np.uint32(16))
-            bad += np.int32(odd)
+            odd = (u & np.uint32(0x7C00)) == np.uint32(0x7C00)
+            bits[i] = (special if odd else bits[i]) | ((u & np.uint32(0x8000)) << np.uint32(16))
     else:
+        byte = raw8[k, at : at + m]
         for i in range(m):
-            u = table[raw8[k, at + i]]
-            bits[i] = u
-            bad += np.int32((u & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
-    return bad
+            bits[i] = table[byte[i]]
+    largest = np.uint32(0)
+    for i in range(m):
+        largest = max(largest, np.uint32(bits[i] & np.uint32(0x7F800000)))
+    return np.int64(largest == np.uint32(0x7F800000))
 
 
 @_jit
 def _encode(value, bits, kind, at, m, out16, out32):
-    """Round to nearest, ties to even; return how many are not finite in the output's dtype."""
-    bad = np.int32(0)
+    """Round to nearest, ties to even; return whether one is not finite in the output's dtype."""
+    if kind == 0:
+        full = out32[at : at + m]
+        largest = np.uint32(0)
+        for i in range(m):
+            u = bits[i]
+            nan = (u & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+            full[i] = np.uint32(0x7FC00000) if nan else u
+        for i in range(m):
+            largest = max(largest, np.uint32(full[i] & np.uint32(0x7F800000)))
+        return np.int64(largest == np.uint32(0x7F800000))
+    half = out16[at : at + m]
+    top = np.uint16(0x7F80) if kind == 1 else np.uint16(0x7C00)
     if kind == 1:
         for i in range(m):
             u = bits[i]
             nan = (u & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-            r = (u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-            r = np.uint32(0x7FC0) if nan else r
-            out16[at + i] = np.uint16(r)
-            bad += np.int32((r & np.uint32(0x7F80)) == np.uint32(0x7F80))
-    elif kind == 0:
-        for i in range(m):
-            u = bits[i]
-            nan = (u & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-            r = np.uint32(0x7FC00000) if nan else u
-            out32[at + i] = r
-            bad += np.int32((r & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+            r = np.uint32(
+                (u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            )
+            half[i] = np.uint16(np.uint32(0x7FC0) if nan else r)
     else:
         for i in range(m):
             u = bits[i]
-            sign = (u >> np.uint32(16)) & np.uint32(0x8000)
-            a = u & np.uint32(0x7FFFFFFF)
-            # below the smallest normal number: let the addition do the rounding
-            bits[i] = a
-            small = value[i] + np.float32(0.5)
-            value[i] = small
-            low = bits[i] - np.uint32(0x3F000000)
-            normal = (a + np.uint32(0xC8000FFF) + ((a >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13)
-            r = low if a < np.uint32(0x38800000) else normal
-            r = np.uint32(0x7C00) if a >= np.uint32(0x47800000) else r
-            r = np.uint32(0x7E00) if a > np.uint32(0x7F800000) else r | sign
-            out16[at + i] = np.uint16(r)
-            bad += np.int32((r & np.uint32(0x7C00)) == np.uint32(0x7C00))
-    return bad
+            half[i] = np.uint16((u >> np.uint32(16)) & np.uint32(0x8000))
+            bits[i] = u & np.uint32(0x7FFFFFFF)
+        for i in range(m):
+            u = bits[i]
+            # below the smallest normal number the addition does the rounding
+            value[i] = value[i] + np.float32(0.5)
+            low = np.uint32(bits[i] - np.uint32(0x3F000000))
+            normal = np.uint32(
+                (u - np.uint32(0x38000000) + np.uint32(0xFFF) + ((u >> np.uint32(13)) & np.uint32(1)))
+                >> np.uint32(13)
+            )
+            r = low if u < np.uint32(0x38800000) else normal
+            r = np.uint32(0x7C00) if u >= np.uint32(0x47800000) else r
+            r = np.uint32(0x7E00) if u > np.uint32(0x7F800000) else r | np.uint32(half[i])
+            half[i] = np.uint16(r)
+    most = np.uint16(0)
+    for i in range(m):
+        most = max(most, np.uint16(half[i] & top))
+    return np.int64(most == top)
 
 
 @_jit
@@ -153,7 +162,7 @@ def _philox(key0, key1, first, m, out):
 
 
 @_jit
-def _row_limit(bits, at, n, count, counts, spare):
+def _row_limit(bits, n, count, counts, spare):
     """Find the ``count``-th largest magnitude of a row, and how many equal to it are among them.
 
     Radix selection, 11 + 10 + 10 bits; what falls into the wanted bin is copied together.
@@ -162,14 +171,14 @@ def _row_limit(bits, at, n, count, counts, spare):
     for b in range(2048):
         counts[b] = 0
     for i in range(n):
-        counts[(bits[at + i] & np.uint32(0x7FFFFFFF)) >> np.uint32(20)] += 1
+        counts[(bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(20)] += 1
     b = 2047
     while counts[b] < rank:
         rank -= counts[b]
         b -= 1
     found = 0
     for i in range(n):
-        u = bits[at + i] & np.uint32(0x7FFFFFFF)
+        u = bits[i] & np.uint32(0x7FFFFFFF)
         spare[found] = u
         found += np.int64((u >> np.uint32(20)) == np.uint32(b))
     prefix = np.uint32(b) << np.uint32(20)
@@ -306,24 +315,24 @@ def _steps(
             low = one if flag == 1 else zero
             count = limits[o, 0]
             for k in range(rows):
-                x, u = v[k], bits[k]
                 for at in range(0, m, row):
+                    x, u = v[k, at : at + row], bits[k, at : at + row]
                     if count >= row:
-                        for i in range(at, at + row):
+                        for i in range(row):
                             x[i] = x[i] * top
                     elif count <= 0:
-                        for i in range(at, at + row):
+                        for i in range(row):
                             x[i] = x[i] * low
                     else:
-                        limit, left = _row_limit(u, at, row, count, counts, spare)
+                        limit, left = _row_limit(u, row, count, counts, spare)
                         equal = 0
-                        for i in range(at, at + row):
+                        for i in range(row):
                             equal += np.int64((u[i] & np.uint32(0x7FFFFFFF)) == limit)
                         if left >= equal:
-                            for i in range(at, at + row):
+                            for i in range(row):
                                 x[i] = x[i] * (top if (u[i] & np.uint32(0x7FFFFFFF)) >= limit else low)
                         else:
-                            for i in range(at, at + row):
+                            for i in range(row):
                                 y = u[i] & np.uint32(0x7FFFFFFF)
                                 mark = y > limit
                                 if y == limit:
@@ -356,7 +365,7 @@ def merge(
 ):  # fmt: skip
     """Merge a slice of n numbers; return how many rows were left (1 if all is well).
 
-    ``bad`` counts what is not finite: per source, and last of the result.
+    ``bad`` is not 0 where something is not finite: per source, and last of the result.
     """
     rows = 1
     for at in range(0, n, block):

@@ -340,7 +340,7 @@ class Engine:
             self._fill(arena, output, piece, states)
             arena.bad[:] = 0
             arena.merge(output, made, piece.count, piece.start)
-            self._check(arena, output)
+            self._check(arena, output, piece.count)
             data = raw[: piece.count * size]
             sink.write(output.name, piece.start * size, data)
             if self.options.digest:
@@ -368,7 +368,7 @@ class Engine:
                     self._fill(arena, output, piece, None)
                     arena.bad[:] = 0
                     counter.count(arena, output, made, piece, index)
-                    self._check(arena, output, inputs_only=True)
+                    self._check(arena, output)
                 accumulated = counter.result()
             again[index] = (step.slicewise, accumulated)
         return known | {i: m.done(a) for i, (m, a) in again.items()}
@@ -384,7 +384,7 @@ class Engine:
                 self._fill(arena, output, piece, None)
                 arena.bad[:] = 0
                 counter.count(arena, output, made, piece, index)
-                self._check(arena, output, inputs_only=True)
+                self._check(arena, output)
             return
         check = self.options.nan == "refuse"
         with torch.inference_mode():
@@ -445,18 +445,16 @@ class Engine:
             if states is not None and id(checkpoint) in self.options.hash_inputs:
                 states[k].update(into)
 
-    def _check(self, arena: fused.Arena, output: Output, *, inputs_only: bool = False) -> None:
-        """Refuse what is not finite, first of the experts, then of the base, then of the result."""
+    def _check(self, arena: fused.Arena, output: Output, count: int = 0) -> None:
+        """Refuse what is not finite: of the experts, of the base, then of ``count`` results."""
         if self.options.nan == "allow" or not arena.bad.any():
             return
         names = [*(f"expert {name!r}" for name in output.names), "the base"]
         for name, ref, bad in zip(names, output.sources, arena.bad, strict=False):
             if bad:
                 raise nonfinite(ref, name)
-        if not inputs_only:
-            raise too_large(
-                output.name, int(arena.bad[len(output.sources)]), f"torch.{output.info.kind}"
-            )
+        if count:
+            raise too_large(output.name, arena.nonfinite(output, count), f"torch.{output.info.kind}")
 
     def _record(self, output: Output, state: Any, states: list[Any] | None) -> None:
         if self.options.digest:

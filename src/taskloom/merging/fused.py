@@ -228,6 +228,13 @@ class Arena:
             block,
         )
 
+    def nonfinite(self, output: Output, count: int) -> int:
+        """Count what is not finite among the first ``count`` results."""
+        if output.info.kind == "float32":
+            return int(np.count_nonzero(self.out32[:count] & 0x7F800000 == 0x7F800000))
+        top = 0x7F80 if output.info.kind == "bfloat16" else 0x7C00
+        return int(np.count_nonzero(self.out16[:count] & top == top))
+
     def merge(self, output: Output, made: Compiled, count: int, start: int) -> None:
         """Merge ``count`` elements of the raw bytes into the result's; add to ``bad``."""
         self.blocks.merge(
