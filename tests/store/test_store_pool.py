@@ -195,5 +195,52 @@ def test_an_untied_head_is_not_taken_for_the_tied_one():
     shared = torch.ones(2, 2)
     base = {"embedding": shared, "head": shared}
     assert open_pool(base, [{"embedding": torch.ones(2, 2)}])
-    with pytest.raises(CheckpointError, match="'head': found, but expected none"):
+    with pytest.raises(CheckpointError) as caught:
         open_pool(base, [{"embedding": torch.ones(2, 2), "head": torch.zeros(2, 2)}])
+    assert str(caught.value) == (
+        "expert 'expert-1' (<memory>): tensor 'head' is tied to 'embedding' in the base <memory>, "
+        "which stores the two once, but here it is a tensor of its own with other values. Save the "
+        "base untied (with 'head' as a copy of 'embedding' and tie_word_embeddings false), so that "
+        "the two are merged separately, or tie the expert"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_copy_of_a_tied_state_dict_is_taken_as_tied(dtype):
+    shared = torch.arange(12, dtype=dtype).reshape(6, 2)
+    base = {"embedding": shared, "head": shared, "scale": torch.tensor(1.0)}
+    copied = {name: value.clone() + 1 for name, value in base.items()}
+    pool = open_pool(base, [copied])
+    checkpoint = pool.experts[0].checkpoint
+    assert list(checkpoint.tensors) == ["embedding", "scale"]
+    assert dict(checkpoint.aliases) == {"head": "embedding"}
+    assert torch.equal(checkpoint.read("embedding", slice(1, 3)), copied["embedding"][1:3])
+    assert checkpoint.path is None
+    assert len(checkpoint.digest()) == 64
+    with pytest.raises(CheckpointError, match="no tensor 'head'"):
+        checkpoint.read("head")
+
+
+def test_tied_directories(tmp_path):
+    table = torch.randn(5, 3)
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    folders = {}
+    for name, held in {
+        "base": {embedding: table},
+        "copied": {embedding: table + 1, head: table + 1},
+        "untied": {embedding: table + 1, head: table + 2},
+        "narrow": {embedding: table + 1, head: torch.zeros(4, 3)},
+    }.items():
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        save_file(held, folders[name] / "model.safetensors")
+    pool = open_pool(folders["base"], [folders["copied"]])
+    assert list(pool.experts[0].checkpoint.tensors) == [embedding]
+    assert pool.experts[0].checkpoint.path == folders["copied"]
+    with pytest.raises(CheckpointError, match=r"'untied' .* is tied to 'model\.embed_tokens\.weight'"):
+        open_pool(folders["base"], [folders["untied"]])
+    with pytest.raises(CheckpointError, match=r"'lm_head\.weight': found, but expected none"):
+        open_pool(folders["base"], [folders["narrow"]])
+    (folders["base"] / "config.json").write_text('{"tie_word_embeddings": false}')
+    with pytest.raises(CheckpointError, match=r"'lm_head\.weight': found, but expected none"):
+        open_pool(folders["base"], [folders["copied"]])

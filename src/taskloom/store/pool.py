@@ -10,6 +10,7 @@ from taskloom.errors import CheckpointError, nearest
 from taskloom.lazy import torch
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.open import Source, open_checkpoint, source_name
+from taskloom.store.tied import as_tied
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def open_pool(
 ) -> Pool:
     """Open a base and its experts and check that they belong together.
 
+    An expert that stores twice what the base ties, with equal values, is taken as tied.
+
     Parameters
     ----------
     base
@@ -166,6 +169,10 @@ def open_pool(
             members.append(Expert(name, source.checkpoint, source.task, source.provenance))
         else:
             checkpoint = open_checkpoint(source, base=opened, allow_pickle=allow_pickle)
+            if opened is not None:
+                who = f"expert {name!r} ({checkpoint.label})"
+                whose = f"the base {opened.label}"
+                checkpoint = as_tied(checkpoint, opened, who=who, whose=whose)
             members.append(Expert(name, checkpoint))
     return Pool(opened, tuple(members))
 
