@@ -77,14 +77,19 @@ def print_run(result: RunResult) -> None:
     print_table(
         "Mean test score over the tasks of the pool",
         ["model", "kind", "mean>"],
-        [[model.title, model.kind, mean[model.name]] for model in order],
+        [[model.title, model.kind, _points(mean[model.name])] for model in order],
     )
     for target in result.targets:
-        click.echo(target.sentence)
+        if target.sentence != result.headline:
+            click.echo(target.sentence)
     for handover in result.handovers:
         click.echo(f"handed over: {handover.path} ({handover.reproduces})")
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
+
+
+def _points(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _means(result: RunResult, model: str) -> float | None:

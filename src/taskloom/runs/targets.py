@@ -215,7 +215,7 @@ def sentence(record: TargetRecord, title: str, metric: str) -> str:
     labels = f"{record.n_labels} labels"
     if record.reuse == "base":
         return (
-            f"For {record.target} keep the base: with {labels} nothing in the pool did better in "
+            f"For {record.target} keep the base: with {labels} nothing in the pool did clearly better in "
             f"cross-validation ({metric} {record.base_value * 100:.1f} on {record.n} test examples)."
         )
     what = (
