@@ -92,7 +92,7 @@ class Bench:
 
     def _named(self, value):
         if isinstance(value, dict):
-            keys = ("model", "base_model", "tokenizer_source", "source")
+            keys = ("model", "base_model")
             return {
                 k: str(self.zoo / v)
                 if k in keys and isinstance(v, str) and (self.zoo / v.split("+")[0]).is_dir()

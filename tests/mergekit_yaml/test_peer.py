@@ -63,7 +63,8 @@ CASES = {
     "passthrough, scaled": "slices:\n- sources:\n  - model: a\n    layer_range: [0, 2]\n"
     "    parameters: {scale: [{filter: o_proj, value: 0}, {filter: down_proj, value: [0.5, 1]}]}\n"
     "- sources: [{model: b, layer_range: [1, 3]}]",
-    "linear, slices": "slices:\n- sources:\n  - {model: a, layer_range: [0, 2], parameters: {weight: 2}}\n"
+    "linear, slices": "slices:\n- sources:\n"
+    "  - {model: a, layer_range: [0, 2], parameters: {weight: 2}}\n"
     "  - {model: deep, layer_range: [2, 4], parameters: {weight: [1, 3]}}\n"
     "- sources: [{model: deep, layer_range: [0, 3]}]\nparameters: {weight: 1}",
     "slerp, slices": "base_model: base\nslices:\n- sources:\n  - {model: base, layer_range: [0, 3]}\n"

@@ -56,7 +56,12 @@ class Verbs(click.Group):
             guess = nearest(args[0], VERBS)
             did = f"did you mean {guess!r}? " if guess else ""
             ctx.fail(f"no verb {args[0]!r}: {did}Verbs: {', '.join(VERBS)}")
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if name == "merge":
+            from taskloom.cli.mergekit import instead
+
+            command = instead(command, rest)
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs from the table, without importing them."""
