@@ -5,22 +5,33 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from taskloom.errors import PlanError
 from taskloom.lazy import Tensor, torch
+from taskloom.merging.build import Built, build
+from taskloom.merging.engine import Options, default_threads
 from taskloom.merging.executor import execute, plan_merge
+from taskloom.merging.plain import Nan
+from taskloom.merging.plan import MergePlan, plan_program
+from taskloom.merging.program import program_of
+from taskloom.merging.provenance import (
+    InputDigests,
+    output_digest,
+    recipe_hash,
+    recipe_record,
+    write_record,
+)
 from taskloom.merging.recipe import Recipe
 from taskloom.progress import Progress, silent
-from taskloom.store.checkpoint import TensorInfo
 from taskloom.store.open import Source
 from taskloom.store.pool import Expert, Pool, open_pool
-from taskloom.store.safetensors_dir import SafetensorsCheckpoint
-from taskloom.store.writer import write_model
 
+#: of what SHA-256 is computed
+Digested = Literal["all", "output", "none"]
 #: experts in order, or by name
 Experts = Sequence[Source | Expert] | Mapping[str, Source | Expert]
 
@@ -140,53 +151,181 @@ def merge_files(
     *,
     names: Sequence[str] | None = None,
     seed: int | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     overwrite: bool = False,
     allow_pickle: bool = False,
+    nan: Nan = "refuse",
+    threads: int | None = None,
+    workers: int = 1,
+    slice_bytes: int | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+    digests: Digested = "all",
+    discard: bool = False,
+    fused: bool = True,
     progress: Progress = silent,
     **options: Any,
 ) -> MergeReport:
-    """Merge like `merge`, tensor by tensor, into a directory that ``from_pretrained`` loads.
+    """Merge like `merge`, slice by slice, into a directory that ``from_pretrained`` loads.
 
     The directory appears whole or not at all; config and tokenizer are copied from the base (from the
-    first expert if there is none).
+    first expert if there is none), and ``taskloom.json`` says what it was made of. It is made in
+    ``OUT.partial``: an interrupted merge is continued by the same call.
+
+    Parameters
+    ----------
+    base, experts, recipe, names, seed, allow_pickle, progress, **options
+        As `merge`.
+    output
+        Directory to make.
+    dtype
+        Of merged tensors, as torch's or by name; the base's if None.
+    overwrite
+        Replace an existing output; it survives until the new one is whole.
+    nan
+        ``"allow"`` lets NaN and infinity in inputs through.
+    threads
+        Per process; as many as there are processors if None.
+    workers
+        Processes.
+    slice_bytes
+        Bytes of a slice of one source in float32. None of these three changes a byte of the output.
+    max_shard_bytes
+        Above this many bytes of tensors the weights are split into shards.
+    digests
+        Of what SHA-256 is computed: ``"all"`` (inputs whose digest is not in the cache while they are
+        read, and the output), ``"output"``, or ``"none"``.
+    discard
+        Throw away what an earlier, interrupted merge of something else left in ``OUT.partial``.
+    fused
+        False: do without the compiled kernels, which give the same bytes.
 
     Raises
     ------
     OutputError
-        ``output`` exists (and ``overwrite`` is False), cannot be written, or the disk is full.
+        ``output`` exists (and ``overwrite`` is False), cannot be written, is being written by another
+        run, or ``OUT.partial`` holds another interrupted merge; or the disk is full.
+    UnknownName, PlanError, CheckpointError, NumericalError
+        As `merge`.
     """
-    begun = time.perf_counter()
     chosen = _recipe(recipe, seed, options)
     pool = _pool(base, experts, names, allow_pickle)
-    plan = plan_merge(pool, chosen.chain, dtype=dtype)
-    source = pool.yardstick
-    merged = set(plan.parameters)
-    infos = {
-        name: TensorInfo(info.shape, dtype) if dtype and name in merged else info
-        for name, info in source.tensors.items()
+    plan = plan_program(program_of(pool, chosen.chain, _dtype(dtype)), slice_bytes=slice_bytes)
+    sources = {
+        "base": None if pool.base is None else pool.base.label,
+        "experts": {expert.name: expert.checkpoint.label for expert in pool.experts},
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "nan": nan,
     }
-    template = getattr(source, "path", None)
-    with torch.inference_mode():
-        path = write_model(
-            Path(output),
-            infos=infos,
-            tensors=execute(plan, dtype=dtype, progress=progress),
-            template=template,
-            overwrite=overwrite,
-        )
+    return write_merged(
+        plan,
+        output,
+        recipe=chosen,
+        sources=sources,
+        template=getattr(pool.yardstick, "path", None),
+        names=pool.names,
+        seed=seed,
+        overwrite=overwrite,
+        max_shard_bytes=max_shard_bytes,
+        digests=digests,
+        discard=discard,
+        options=Options(
+            threads=threads or default_threads(),
+            workers=workers,
+            nan=nan,
+            fused=fused,
+            progress=progress,
+        ),
+    )
+
+
+def write_merged(
+    plan: MergePlan,
+    output: str | Path,
+    *,
+    recipe: Recipe | Mapping[str, Any],
+    sources: Mapping[str, Any],
+    template: Path | None,
+    names: tuple[str, ...],
+    seed: int | None = None,
+    overwrite: bool = False,
+    max_shard_bytes: int = 5_000_000_000,
+    digests: Digested = "all",
+    discard: bool = False,
+    options: Options | None = None,
+    extra: Callable[[Path], None] | None = None,
+) -> MergeReport:
+    """Run a plan into a directory with its ``taskloom.json``; what `merge_files` is made of.
+
+    Parameters
+    ----------
+    plan
+        From `plan_program`: of a pool, or of a program made tensor by tensor.
+    recipe
+        A `Recipe`, or JSON-ready data that tells this merge from another (``method``, ``options`` and
+        ``composition`` are shown in the report).
+    sources
+        JSON-ready: where the inputs are.
+    template
+        Directory whose configuration and tokenizer are copied.
+    names
+        Of the experts, for the report.
+    extra
+        Called with the folder after the template is copied, to add or replace files.
+    output, seed, overwrite, max_shard_bytes, digests, discard, options
+        As in `merge_files`.
+    """
+    begun = time.perf_counter()
+    said = recipe_record(recipe) if isinstance(recipe, Recipe) else dict(recipe)
+    record = {"recipe": said, "sources": dict(sources), "seed": seed}
+    inputs = InputDigests(plan, wanted=digests == "all")
+    run = replace(
+        options or Options(threads=default_threads()),
+        digest=digests != "none",
+        hash_inputs=inputs.wanted,
+    )
+
+    def finish(folder: Path, built: Built) -> None:
+        cost = {
+            "recipe_hash": recipe_hash(said),
+            "seconds": round(time.perf_counter() - begun, 3),
+            "peak_memory_bytes": peak_memory(),
+            "threads": run.threads,
+            "workers": run.workers,
+            "resumed_shards": built.resumed,
+        }
+        write_record(folder, plan, built, inputs.describe(built), record | cost)
+
+    built = build(
+        plan,
+        output,
+        record=record,
+        options=run,
+        template=template if template is not None and template.is_dir() else None,
+        overwrite=overwrite,
+        discard=discard,
+        max_shard_bytes=max_shard_bytes,
+        extra=extra,
+        finish=finish,
+    )
     return MergeReport(
-        path=path,
-        method=chosen.method,
-        options=chosen.plain(),
-        composition=str(chosen.chain),
-        experts=pool.names,
+        path=Path(output),
+        method=str(said.get("method", "")),
+        options=recipe.plain() if isinstance(recipe, Recipe) else dict(said.get("options", {})),
+        composition=str(said.get("composition", "")),
+        experts=names,
         reads=plan.reads,
         bytes_read=plan.bytes_read,
         seconds=time.perf_counter() - begun,
         peak_memory_bytes=peak_memory(),
-        digest=SafetensorsCheckpoint(path).digest(),
+        digest=output_digest(plan, built),
     )
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str | None:
+    known = ("float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
+    if isinstance(dtype, str) and dtype not in known:
+        raise PlanError(f"merged tensors cannot be stored as {dtype!r}", hint=f"Take {', '.join(known)}")
+    return dtype
 
 
 def peak_memory() -> int:

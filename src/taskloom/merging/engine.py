@@ -60,17 +60,20 @@ class Options:
     ----------
     threads
         Per process.
+    workers
+        Processes.
     nan
         What NaN and infinity in an input lead to.
     digest
         Compute the SHA-256 of every output tensor while it is written.
     hash_inputs
-        Labels of checkpoints whose tensors are hashed while they are read.
+        Ids of checkpoints whose tensors are hashed while they are read.
     fused
         False runs the plain steps everywhere.
     """
 
     threads: int = 1
+    workers: int = 1
     nan: Nan = "refuse"
     digest: bool = True
     hash_inputs: frozenset[int] = frozenset()
@@ -203,6 +206,16 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.files.close()
+
+    def check_inputs(self) -> None:
+        """Refuse input files that changed since their headers were read."""
+        headers: dict[Path, Header] = {}
+        for output in self.plan.program.outputs:
+            for ref in output.sources:
+                if isinstance(ref.checkpoint, SafetensorsCheckpoint):
+                    header, _ = ref.checkpoint.locate(ref.name)
+                    headers.setdefault(header.path, header)
+        self.files.check(list(headers.values()))
 
     def statistics(self, chain: Chain, outputs: Sequence[Output]) -> Statistics:
         """Run every barrier step's rounds over a group; return the statistics by index of step."""

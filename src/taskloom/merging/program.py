@@ -120,7 +120,7 @@ class Program:
             yield from output.sources
 
 
-def program_of(pool: Pool, chain: Chain, dtype: torch.dtype | None = None) -> Program:
+def program_of(pool: Pool, chain: Chain, dtype: torch.dtype | str | None = None) -> Program:
     """Return the plain program: one chain over every floating-point tensor of a pool.
 
     Integer and boolean tensors are copied from the base (the first expert if there is none).
@@ -139,7 +139,7 @@ def program_of(pool: Pool, chain: Chain, dtype: torch.dtype | None = None) -> Pr
     PlanError
         ``dtype`` is not a floating point one, or the chain does not fit the pool.
     """
-    if dtype is not None and not dtype.is_floating_point:
+    if dtype is not None and not TensorInfo((), dtype).is_float:
         raise PlanError(
             f"merged tensors cannot be stored as {dtype}, which is not a floating point dtype",
             hint="Take float32, bfloat16 or float16",

@@ -39,9 +39,9 @@ def atomic_directory(target: str | os.PathLike[str], *, overwrite: bool = False)
         The target exists, cannot be written, or the disk is full.
     """
     final = _final(target)
-    _refuse_existing(final, overwrite)
+    refuse_existing(final, overwrite=overwrite)
     temp = _beside(final)
-    with _as_output_error(final):
+    with as_output_error(final):
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             temp.mkdir()
@@ -52,7 +52,7 @@ def atomic_directory(target: str | os.PathLike[str], *, overwrite: bool = False)
             ) from error
         try:
             yield temp
-            _sync_tree(temp)
+            sync_tree(temp)
             _swap_in(temp, final, overwrite)
         finally:
             shutil.rmtree(temp, ignore_errors=True)
@@ -73,7 +73,7 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
             f"{final} is a folder, where a file is to be written", hint="Name another file"
         )
     temp = _beside(final)
-    with _as_output_error(final):
+    with as_output_error(final):
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             temp.touch(exist_ok=False)
@@ -105,6 +105,20 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
         temp.write_text(text, encoding="utf-8")
 
 
+def put_in_place(temp: Path, target: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Rename a whole folder, on disk already, to ``target``; an old one survives until then.
+
+    Raises
+    ------
+    OutputError
+        The target exists and may not be overwritten, or cannot be written.
+    """
+    final = _final(target)
+    refuse_existing(final, overwrite=overwrite)
+    with as_output_error(final):
+        _swap_in(temp, final, overwrite)
+
+
 def _final(target: str | os.PathLike[str]) -> Path:
     """Resolve links in the target, so that a rename replaces what the link points to."""
     # a Path has lost the second slash of s3://
@@ -120,7 +134,8 @@ def _beside(final: Path) -> Path:
     return final.parent / f".{final.name}.{secrets.token_hex(4)}.tmp"
 
 
-def _refuse_existing(final: Path, overwrite: bool) -> None:
+def refuse_existing(final: Path, *, overwrite: bool) -> None:
+    """Raise `OutputError` if there is something at a target that may not be replaced."""
     if not os.path.lexists(final):
         return
     if not final.is_dir():
@@ -171,7 +186,7 @@ def _swap_in(temp: Path, final: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _as_output_error(final: Path) -> Iterator[None]:
+def as_output_error(final: Path) -> Iterator[None]:
     """Turn the operating system's "disk full" and "read-only" into an `OutputError`."""
     try:
         yield
@@ -188,7 +203,8 @@ def _as_output_error(final: Path) -> Iterator[None]:
         raise
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and everything below it is on disk."""
     for where, _, files in os.walk(folder):
         for name in files:
             _sync(Path(where) / name)

@@ -7,6 +7,7 @@ writing, and a single changed tensor can be told.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -49,21 +50,37 @@ def cached_digest(kind: str, files: Sequence[Path], compute: Callable[[], str]) 
     The answer is kept in a small file under the cache root. It is trusted only if path, size,
     modification time, change time and inode of every file are the same as then.
     """
-    names = [str(file.resolve()) for file in files]
-    record = cache_root() / "digests" / f"{canonical_digest([kind, names])}.json"
-    marks = [file_mark(file) for file in files]
-    known = _recorded(record, names, marks)
+    known = known_digest(kind, files)
     if known is not None:
         return known
+    marks = [file_mark(file) for file in files]
     digest = compute()
+    keep_digest(kind, files, digest, marks)
+    return digest
+
+
+def known_digest(kind: str, files: Sequence[Path]) -> str | None:
+    """Return the digest that was kept of these files, None if there is none or a file changed."""
+    names, record = _place(kind, files)
+    return _recorded(record, names, [file_mark(file) for file in files])
+
+
+def keep_digest(kind: str, files: Sequence[Path], digest: str, marks: list[list[int]]) -> None:
+    """Keep a digest of files that had these marks before they were read.
+
+    Nothing is kept of files that changed since, or so recently that they may change unnoticed.
+    """
+    names, record = _place(kind, files)
     newest = max((max(mark[1], mark[3]) for mark in marks), default=0)
     settled = newest + _SETTLED_NS < time.time_ns()
     if settled and marks == [file_mark(file) for file in files]:
-        try:
+        with contextlib.suppress(OSError, OutputError):  # without a cache it only takes longer
             write_json(record, {"files": names, "marks": marks, "digest": digest})
-        except (OSError, OutputError):
-            return digest  # a cache that cannot be written only costs time
-    return digest
+
+
+def _place(kind: str, files: Sequence[Path]) -> tuple[list[str], Path]:
+    names = [str(file.resolve()) for file in files]
+    return names, cache_root() / "digests" / f"{canonical_digest([kind, names])}.json"
 
 
 def _recorded(record: Path, names: list[str], marks: list[list[int]]) -> str | None:

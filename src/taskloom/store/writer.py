@@ -36,6 +36,8 @@ class SafetensorsWriter:
         Shape and dtype of everything that will be written.
     metadata
         Strings stored in the header.
+    resume
+        Go on with a file of the same layout that is there; what was written to it stays.
 
     Raises
     ------
@@ -50,12 +52,15 @@ class SafetensorsWriter:
         path: str | os.PathLike[str],
         infos: Mapping[str, TensorInfo],
         metadata: Mapping[str, str],
+        *,
+        resume: bool = False,
     ) -> None:
         self._path = Path(path)
         self._infos = dict(infos)
         header, self._offsets, size = _layout(self._path, self._infos, metadata)
         self._missing = dict.fromkeys(self._infos)
-        self._file = self._path.open("wb", buffering=0)
+        going_on = resume and self._path.exists()
+        self._file = self._path.open("r+b" if going_on else "wb", buffering=0)
         try:
             _reserve(self._file.fileno(), size)
             self._put(0, memoryview(header))
@@ -107,11 +112,30 @@ class SafetensorsWriter:
         self._put(self._offsets[name], tensor_bytes(tensor))
         del self._missing[name]
 
+    def write_slice(self, name: str, offset: int, data: memoryview) -> None:
+        """Put bytes of a tensor, from ``offset`` bytes into it; any thread, in any order.
+
+        What is written this way is not watched for completeness; say `finished` when it is done.
+
+        Raises
+        ------
+        OSError
+            The disk is full.
+        """
+        self._put(self._offsets[name] + offset, data)
+
+    def finished(self, name: str) -> None:
+        """Take note that all slices of a tensor are written."""
+        self._missing.pop(name, None)
+
+    def sync(self) -> None:
+        """Wait until everything is on disk."""
+        os.fsync(self._file.fileno())
+
     def _put(self, offset: int, data: memoryview) -> None:
-        self._file.seek(offset)
-        done = 0
+        descriptor, done = self._file.fileno(), 0
         while done < len(data):
-            done += self._file.write(data[done:])
+            done += os.pwrite(descriptor, data[done:], offset + done)
 
 
 def write_safetensors(

@@ -1,0 +1,170 @@
+"""``taskloom.json``: what a merge was made of, so that it can be checked and made again."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from taskloom import __version__
+from taskloom.merging.build import Built, checkpoint_digest
+from taskloom.merging.plan import MergePlan, files_of
+from taskloom.merging.recipe import Recipe
+from taskloom.store.adapter import WEIGHTS as ADAPTER
+from taskloom.store.adapter import AdapterCheckpoint
+from taskloom.store.atomic import write_json
+from taskloom.store.cache import canonical_digest, file_digest, file_mark
+from taskloom.store.checkpoint import Checkpoint
+from taskloom.store.digest import keep_digest, known_digest
+from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+
+FILE = "taskloom.json"
+_FORMAT = 1
+
+
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe with all its options, those left at their defaults too."""
+    from taskloom import registry
+    from taskloom.errors import UnknownName
+
+    options = recipe.plain()
+    try:
+        fields = registry.get("merge", recipe.method).schema.model_fields
+        defaults = {name: field.default for name, field in fields.items() if not field.is_required()}
+        options = defaults | options
+    except UnknownName:  # a chain of one's own
+        pass
+    return {"method": recipe.method, "options": options, "composition": str(recipe.chain)}
+
+
+class InputDigests:
+    """Digests of the checkpoints of a plan: from the cache, or from what the engine hashes.
+
+    Attributes
+    ----------
+    wanted
+        Ids of checkpoints that the engine has to hash while it reads them.
+    """
+
+    def __init__(self, plan: MergePlan, *, wanted: bool) -> None:
+        self._checkpoints = plan.program.checkpoints
+        self._known: dict[int, str] = {}
+        self._marks: dict[int, list[list[int]]] = {}
+        self.wanted: frozenset[int] = frozenset()
+        if not wanted:
+            return
+        missing = []
+        for checkpoint in self._checkpoints:
+            if isinstance(checkpoint, SafetensorsCheckpoint):
+                self._marks[id(checkpoint)] = [file_mark(file) for file in checkpoint.files]
+                known = known_digest("safetensors", checkpoint.files)
+                if known is None:
+                    missing.append(id(checkpoint))
+                else:
+                    self._known[id(checkpoint)] = known
+        self.wanted = frozenset(missing)
+
+    def describe(self, built: Built) -> list[dict[str, Any]]:
+        """Return what is known of every input, and keep new digests in the cache."""
+        return [
+            self._one(checkpoint, tensors)
+            for checkpoint, tensors in zip(self._checkpoints, built.inputs, strict=True)
+        ]
+
+    def _one(self, checkpoint: Checkpoint, tensors: dict[str, str] | None) -> dict[str, Any]:
+        files = [
+            {"path": str(file.resolve()), "bytes": size, "mtime_ns": file.stat().st_mtime_ns}
+            for file, size in files_of(checkpoint)
+        ]
+        found: dict[str, Any] = {"label": checkpoint.label, "files": files}
+        if id(checkpoint) in self._known:
+            return found | {"digest": self._known[id(checkpoint)], "tensors": len(checkpoint.tensors)}
+        if id(checkpoint) in self.wanted and tensors is not None:
+            digest = checkpoint_digest(checkpoint, tensors)
+            if isinstance(checkpoint, SafetensorsCheckpoint) and set(tensors) == set(checkpoint.tensors):
+                keep_digest("safetensors", checkpoint.files, digest, self._marks[id(checkpoint)])
+            # of the tensors that were read; of all of them it is the checkpoint's digest
+            return found | {"digest": digest, "tensors": len(tensors)}
+        if isinstance(checkpoint, AdapterCheckpoint):
+            return found | {"adapter_sha256": file_digest(checkpoint.path / ADAPTER)}
+        return found
+
+
+def write_record(
+    folder: Path, plan: MergePlan, built: Built, inputs: list[dict[str, Any]], more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write ``taskloom.json`` into a folder that is otherwise complete; return it.
+
+    Parameters
+    ----------
+    folder
+        The model.
+    plan, built
+        What was planned and made.
+    inputs
+        From `InputDigests.describe`.
+    more
+        ``recipe``, ``sources``, ``seed``, ``seconds`` and the like, added as they are.
+    """
+    infos = plan.program.infos
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            entry: dict[str, Any] = {"bytes": path.stat().st_size}
+            if path.suffix == ".safetensors":
+                names = SafetensorsCheckpoint(path).tensors
+                if built.tensors:
+                    entry["digest"] = checkpoint_digest(
+                        SafetensorsCheckpoint(path), {name: built.tensors[name] for name in names}
+                    )
+            else:
+                entry["sha256"] = file_digest(path)
+            files[path.relative_to(folder).as_posix()] = entry
+    table = {
+        "format": _FORMAT,
+        **more,
+        "inputs": inputs,
+        "outputs": {
+            "digest": output_digest(plan, built),
+            "files": files,
+            "tensors": {
+                name: {"sha256": built.tensors[name]} if built.tensors else {} for name in infos
+            },
+        },
+        "statistics": built.statistics,
+        "reads": plan.reads,
+        "bytes_read": plan.bytes_read,
+        "bytes_written": plan.bytes_written,
+        "versions": versions(),
+    }
+    write_json(folder / FILE, table)
+    return table
+
+
+def output_digest(plan: MergePlan, built: Built) -> str:
+    """Return the digest of the merged weights, empty if none was wanted."""
+    if not built.tensors:
+        return ""
+    from taskloom.store.digest import combine_digests
+
+    return combine_digests((n, info, built.tensors[n]) for n, info in plan.program.infos.items())
+
+
+def recipe_hash(record: Mapping[str, Any]) -> str:
+    """Return the digest of a recipe's record."""
+    return canonical_digest(dict(record))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computed."""
+    found = {"taskloom": __version__, "python": platform.python_version()}
+    for package in ("numpy", "torch", "numba", "safetensors"):
+        if package in sys.modules or package == "numpy":
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                continue
+    return found
