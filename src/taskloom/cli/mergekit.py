@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -42,6 +42,8 @@ def instead(command: click.Command | None, words: Sequence[str]) -> click.Comman
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of methods that draw at random.")
 @click.option("--force", is_flag=True, help="Replace what exists.")
+@click.option("--threads", type=click.IntRange(1), help="Else as many as there are processors.")
+@click.option("--nan", type=click.Choice(["refuse", "allow"]), default="refuse", show_default=True)
 @options.allow_pickle
 @options.as_json
 def yaml_command(
@@ -51,6 +53,8 @@ def yaml_command(
     intermediate: Path | None,
     seed: int,
     force: bool,
+    threads: int | None,
+    nan: Literal["refuse", "allow"],
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
@@ -76,6 +80,8 @@ def yaml_command(
             intermediate=intermediate,
             seed=seed,
             overwrite=force,
+            threads=threads,
+            nan=nan,
             allow_pickle=allow_pickle,
             progress=progress,
         )

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskloom.errors import OutputError
-from taskloom.merging.executor import execute
+from taskloom.merging.api import write_merged
+from taskloom.merging.engine import Options, default_threads
+from taskloom.merging.plain import Nan
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.progress import Progress, silent
 from taskloom.runs.mergekit.models import Model, PlannedCheckpoint, open_model
@@ -16,7 +18,6 @@ from taskloom.runs.mergekit.output import CONFIG_COPY, choose_chat_template, fin
 from taskloom.runs.mergekit.reading import Document, read_documents
 from taskloom.runs.mergekit.resolve import Resolved, resolve_configuration
 from taskloom.runs.mergekit.schema import ModelName
-from taskloom.store.writer import write_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +166,9 @@ def merge_mergekit(
     seed: int = 0,
     overwrite: bool = False,
     allow_pickle: bool = False,
+    threads: int | None = None,
+    nan: Nan = "refuse",
+    max_shard_bytes: int = 5_000_000_000,
     progress: Progress = silent,
 ) -> MergekitReport:
     """Carry out a mergekit file: one directory that ``from_pretrained`` loads per document.
@@ -179,6 +183,8 @@ def merge_mergekit(
         See `plan_mergekit`.
     overwrite
         Replace directories that exist.
+    threads, nan, max_shard_bytes
+        See `taskloom.merge_files`.
     progress
         Told how many tensors are done.
 
@@ -200,6 +206,7 @@ def merge_mergekit(
             raise OutputError(
                 f"{stage.path} exists already", hint="Remove it, or overwrite it (--force)"
             )
+    options = Options(threads=threads or default_threads(), nan=nan, progress=progress)
     reports = []
     for number, stage in enumerate(stages):
         if stage.ready and not overwrite:
@@ -207,24 +214,33 @@ def merge_mergekit(
             continue
         begun = time.perf_counter()
         current = plan()[number] if number else stage  # what was only planned exists now
-        _write(current, overwrite, progress)
+        _write(current, seed, overwrite, max_shard_bytes, options)
         reports.append(_report(current, time.perf_counter() - begun, reused=False))
     return MergekitReport(Path(output), tuple(reports))
 
 
-def _write(stage: Stage, overwrite: bool, progress: Progress) -> None:
-    import torch
-
+def _write(stage: Stage, seed: int, overwrite: bool, max_shard_bytes: int, options: Options) -> None:
+    resolved, config = stage.resolved, stage.document.config
     stage.path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.inference_mode():
-        write_model(
-            stage.path,
-            infos=stage.resolved.program.infos,
-            tensors=execute(stage.plan, progress=progress),
-            template=stage.resolved.template.path,
-            overwrite=overwrite,
-            extra=lambda folder: finish(folder, stage.document, stage.resolved, stage.chat_template),
-        )
+    chains = dict.fromkeys(str(chain) for chain, _ in resolved.program.groups if chain is not None)
+    recipe = {
+        "method": config.merge_method,
+        "composition": "; ".join(chains) or "copy",
+        "options": {"mergekit": stage.document.text},
+    }
+    write_merged(
+        stage.plan,
+        stage.path,
+        recipe=recipe,
+        sources={"models": [str(name) for name in config.referenced]},
+        template=resolved.template.path,
+        names=tuple(str(name) for name in config.referenced),
+        seed=seed,
+        overwrite=overwrite,
+        max_shard_bytes=max_shard_bytes,
+        options=options,
+        extra=lambda folder: finish(folder, stage.document, resolved, stage.chat_template),
+    )
 
 
 def _report(stage: Stage, seconds: float, *, reused: bool) -> StageReport:
