@@ -13,7 +13,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Called with a stable label, the amount done, and the total or None."""
 
-    def __call__(self, label: str, done: float, total: float | None, /) -> None: ...
+    def __call__(self, label: str, done: float, total: float | None, /) -> None:
+        """Hear how far the work named by ``label`` has come."""
 
 
 def silent(label: str, done: float, total: float | None, /) -> None:

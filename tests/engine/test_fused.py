@@ -1,5 +1,6 @@
 """The fused kernels give the bits of the plain steps, for any chain, dtype, slice and thread."""
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -76,9 +77,7 @@ def test_any_chain(pools, composed, which, dtype, elements, threads):
     base, experts = pools[which]
     dtype = dtype or (torch.bfloat16 if which == 3 else None)
     plain = run(base, experts, composed, dtype=dtype, fused=False)
-    fused = run(
-        base, experts, composed, dtype=dtype, slice_bytes=4 * elements, threads=threads
-    )
+    fused = run(base, experts, composed, dtype=dtype, slice_bytes=4 * elements, threads=threads)
     sliced = run(base, experts, composed, dtype=dtype, slice_bytes=4 * elements, fused=False)
     for name, expected in plain.items():
         assert fused[name] == expected, (str(composed), name)
@@ -87,8 +86,6 @@ def test_any_chain(pools, composed, which, dtype, elements, threads):
 
 def test_random_numbers_are_numpys():
     from taskloom.merging import blocks
-
-    import hashlib
 
     key = np.frombuffer(hashlib.sha256(b"3\0w\0a").digest()[:16], np.uint64)
     for start, count in itertools.product([0, 1, 7, 8, 4093, 1 << 35], [1, 5, 8, 100]):

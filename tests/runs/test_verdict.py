@@ -187,7 +187,9 @@ def test_a_loss_is_called_one():
 
 def test_keeping_the_base_is_said():
     told = sentence(target(reuse="base"), "Base", "macro_f1")
-    assert told.startswith("For quotes keep the base: with 64 labels nothing in the pool did clearly better")
+    assert told.startswith(
+        "For quotes keep the base: with 64 labels nothing in the pool did clearly better"
+    )
     assert "macro_f1 76.9 on 500 test examples" in told
 
 

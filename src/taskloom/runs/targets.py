@@ -215,8 +215,8 @@ def sentence(record: TargetRecord, title: str, metric: str) -> str:
     labels = f"{record.n_labels} labels"
     if record.reuse == "base":
         return (
-            f"For {record.target} keep the base: with {labels} nothing in the pool did clearly better in "
-            f"cross-validation ({metric} {record.base_value * 100:.1f} on {record.n} test examples)."
+            f"For {record.target} keep the base: with {labels} nothing in the pool did clearly better "
+            f"in cross-validation ({metric} {record.base_value * 100:.1f} on {record.n} test examples)."
         )
     what = (
         f"{title[0].lower()}{title[1:]}" if record.reuse.startswith("expert:") else f"the merge {title}"
