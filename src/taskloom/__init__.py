@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from taskloom.errors import TaskloomError as TaskloomError
     from taskloom.merging.api import merge as merge
     from taskloom.merging.api import merge_files as merge_files
+    from taskloom.merging.explain import explain as explain
     from taskloom.merging.extract import extract as extract
     from taskloom.merging.lowrank import merge_adapters as merge_adapters
+    from taskloom.merging.verify import verify as verify
     from taskloom.runs.demo import demo as demo
     from taskloom.runs.evaluate import evaluate as evaluate
     from taskloom.runs.pipeline import run as run
@@ -38,6 +40,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "diff": ("taskloom.choose.diff.api", "diff"),
     "evaluate": ("taskloom.runs.evaluate", "evaluate"),
     "extract": ("taskloom.merging.extract", "extract"),
+    "explain": ("taskloom.merging.explain", "explain"),
     "merge": ("taskloom.merging.api", "merge"),
     "merge_adapters": ("taskloom.merging.lowrank", "merge_adapters"),
     "merge_files": ("taskloom.merging.api", "merge_files"),
@@ -48,6 +51,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "select": ("taskloom.runs.select", "select"),
     "tasks": ("taskloom.catalogue", "tasks"),
     "train": ("taskloom.runs.train", "train"),
+    "verify": ("taskloom.merging.verify", "verify"),
 }
 
 __all__ = [
@@ -56,6 +60,7 @@ __all__ = [
     "demo",
     "diff",
     "evaluate",
+    "explain",
     "extract",
     "merge",
     "merge_adapters",
@@ -67,6 +72,7 @@ __all__ = [
     "select",
     "tasks",
     "train",
+    "verify",
 ]
 
 

@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "train": "Train one expert of a base on one task.",
     "extract": "Extract a LoRA adapter from a full fine-tune.",
     "merge": "Merge experts into one model, or adapters into one adapter.",
+    "verify": "Check a merged model against its record and its sources.",
     "eval": "Score models on tasks, with n and a 95 % interval.",
     "run": "Carry out a plan: select, train, merge, evaluate, guard, hand over, report.",
     "report": "Write the report of a finished run again.",
@@ -94,8 +95,8 @@ def invoke(args: list[str]) -> int:
     try:
         status = taskloom.main(args, prog_name="taskloom", standalone_mode=False)
         sys.stdout.flush()
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as stopped:
+        return _fail(str(stopped) or "interrupted", INTERRUPTED)
     except (BrokenPipeError, SystemExit):
         # Whoever read our output has left (click turns that into SystemExit, and nothing else);
         # the interpreter must not flush into the closed pipe.

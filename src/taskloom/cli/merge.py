@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import click
 
@@ -39,6 +39,38 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 )
 @click.option("--rank", type=int, help="With --as-adapter: most directions of a matrix.")
 @click.option("--energy", type=float, help="With --as-adapter: share of the squared norm to keep.")
+@click.option("--threads", type=click.IntRange(1), help="Threads; else one per processor.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of threads."
+)
+@click.option(
+    "--slice-size", type=options.SIZE, metavar="SIZE", help="Bytes of a slice in float32, e.g. 1MB."
+)
+@click.option(
+    "--max-shard-size",
+    type=options.SIZE,
+    metavar="SIZE",
+    default="5GB",
+    show_default=True,
+    help="Split the weights above it.",
+)
+@click.option(
+    "--nan",
+    type=click.Choice(["refuse", "allow"]),
+    default="refuse",
+    show_default=True,
+    help="NaN and infinity in an input.",
+)
+@click.option(
+    "--digest",
+    type=click.Choice(["all", "output", "none"]),
+    default="all",
+    show_default=True,
+    help="What SHA-256 is computed of.",
+)
+@click.option("--discard", is_flag=True, help="Throw away what an interrupted merge left.")
+@click.option("--explain", is_flag=True, help="Say what would be read and needed; read no weights.")
+@click.option("--check", is_flag=True, help="Check all that headers tell; read no weights.")
 @options.allow_pickle
 @options.as_json
 def command(
@@ -53,6 +85,15 @@ def command(
     as_adapter: bool,
     rank: int | None,
     energy: float | None,
+    threads: int | None,
+    workers: int,
+    slice_size: int | None,
+    max_shard_size: int,
+    nan: Literal["refuse", "allow"],
+    digest: Literal["all", "output", "none"],
+    discard: bool,
+    explain: bool,
+    check: bool,
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
@@ -60,6 +101,9 @@ def command(
 
     Methods that work on whole weights (average, slerp) need no base. With --as-adapter the experts are
     LoRA adapters and so is the output; no full matrix is made.
+
+    An interrupted merge is continued by the same command. The output's bytes do not depend on
+    --threads, --workers and --slice-size.
     """
     values = options.parsed(settings)
     sources, names = options.named(experts)
@@ -86,6 +130,23 @@ def command(
         return
     if rank is not None or energy is not None:
         raise click.UsageError("--rank and --energy go with --as-adapter")
+    if explain or check:
+        told = taskloom.explain(
+            base,
+            sources,
+            method,
+            output_path,
+            names=names,
+            seed=seed,
+            dtype=dtype,
+            overwrite=force,
+            allow_pickle=allow_pickle,
+            threads=threads,
+            slice_bytes=slice_size,
+            **values,
+        )
+        _tell_plan(told, explain, as_json)
+        return
     with listening() as progress:
         report = taskloom.merge_files(
             base,
@@ -94,9 +155,16 @@ def command(
             output_path,
             names=names,
             seed=seed,
-            dtype=_torch_dtype(dtype),
+            dtype=dtype,
             overwrite=force,
             allow_pickle=allow_pickle,
+            threads=threads,
+            workers=workers,
+            slice_bytes=slice_size,
+            max_shard_bytes=max_shard_size,
+            nan=nan,
+            digests=digest,
+            discard=discard,
             progress=progress,
             **values,
         )
@@ -107,6 +175,31 @@ def command(
         f"{report.path}: {method} of {len(sources)} experts ({report.composition}); "
         f"{report.reads} reads, {report.bytes_read / 1e6:.1f} MB read, {report.seconds:.1f} s, "
         f"peak memory {report.peak_memory_bytes / 1e6:.0f} MB"
+    )
+
+
+def _tell_plan(told: dict[str, Any], explain: bool, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"ok": True, **told})
+        return
+    if not explain:
+        click.echo(
+            f"ok: {told['tensors']} tensors, {told['recipe']['composition']}; all that headers tell fits"
+        )
+        return
+    for entry in told["inputs"]:
+        for file in entry["files"]:
+            click.echo(f"read {file['path']} ({file['bytes'] / 1e6:,.1f} MB)")
+    for group in told["groups"]:
+        whole = f"; {group['whole']!r} in memory as a whole" if group["whole"] else ""
+        click.echo(
+            f"{group['tensors']} tensors: {group['composition']}: {group['reads']} reads, "
+            f"{group['bytes_read'] / 1e6:,.1f} MB in, {group['bytes_written'] / 1e6:,.1f} MB out{whole}"
+        )
+    click.echo(
+        f"{told['reads']} reads, {told['bytes_read'] / 1e6:,.1f} MB to read, "
+        f"{told['bytes_written'] / 1e6:,.1f} MB to write, about {told['memory_bytes'] / 1e6:,.0f} MB "
+        f"of memory with {told['threads']} threads; {told['bytes_free'] / 1e6:,.0f} MB free on disk"
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -12,6 +13,29 @@ from taskloom.errors import PlanError
 
 C = TypeVar("C", bound=Callable[..., Any])
 
+
+class Size(click.ParamType[int]):
+    """A number of bytes: ``5000000``, ``500MB``, ``5GB``, ``64KiB``."""
+
+    name = "size"
+    _UNITS: ClassVar[dict[str, int]] = {
+        name: base**power
+        for power, letter in enumerate("KMGT", start=1)
+        for name, base in ((letter, 1000), (f"{letter}B", 1000), (f"{letter}IB", 1024))
+    }
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", str(value).strip())
+        factor = {"": 1, "B": 1, **self._UNITS}.get(found[2].upper()) if found else None
+        if found is None or factor is None or float(found[1]) * factor < 1:
+            self.fail(f"{value!r} is not a size such as 500MB, 5GB or 64KiB", param, ctx)
+        return int(float(found[1]) * factor)
+
+
+SIZE = Size()
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of every draw.")
 base = click.option(

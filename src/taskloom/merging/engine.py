@@ -569,7 +569,7 @@ def _one_thread_each() -> Iterator[None]:
         real.set_num_threads(before)
 
 
-class Stopped(Exception):  # noqa: N818 - not an error of its own
+class Stopped(Exception):
     """Another thread failed."""
 
 

@@ -1,0 +1,249 @@
+"""``taskloom verify``: whether the bytes are those that were written and the sources still give them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskloom.errors import CheckpointError, IntegrityError, PlanError
+from taskloom.merging.api import _dtype, _pool, _recipe
+from taskloom.merging.build import decode
+from taskloom.merging.engine import Engine, Options, default_threads
+from taskloom.merging.plan import MergePlan, plan_program
+from taskloom.merging.program import Output, Program, program_of
+from taskloom.merging.provenance import FILE
+from taskloom.progress import Progress, silent
+from taskloom.store.cache import file_digest
+from taskloom.store.digest import tensor_digest
+from taskloom.store.header import strict_json
+from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+
+#: makes the program of a record again; one for each kind of ``sources``
+Rebuild = Callable[[Mapping[str, Any]], MergePlan]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked, all of it found as recorded.
+
+    Attributes
+    ----------
+    path
+        The directory.
+    files, tensors
+        How many were held against their digests.
+    recomputed
+        Names of the tensors made again from the sources.
+    notes
+        What could not be checked, and why.
+    """
+
+    path: Path
+    files: int
+    tensors: int
+    recomputed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def verify(
+    directory: str | Path,
+    *,
+    everything: bool = False,
+    sample: int = 8,
+    threads: int | None = None,
+    rebuild: Rebuild | None = None,
+    progress: Progress = silent,
+) -> Verified:
+    """Check a merged model against its ``taskloom.json``.
+
+    Every file and every tensor is held against its digest. Then tensors are made again from the
+    sources and compared byte for byte: a sample (thresholds of whole models are taken as recorded), or
+    all of them (thresholds are measured again).
+
+    Parameters
+    ----------
+    directory
+        A merged model.
+    everything
+        Make all tensors again.
+    sample
+        How many otherwise; chosen by the model's digest.
+    threads
+        As many as there are processors if None.
+    rebuild
+        Makes the plan from the record; for merges whose sources are no pool.
+
+    Raises
+    ------
+    IntegrityError
+        A file or tensor that is not what was recorded, or that the sources no longer give, by name.
+    CheckpointError
+        There is no ``taskloom.json``, or the sources are gone or do not fit any more.
+    """
+    folder = Path(directory)
+    record = read_record(folder)
+    files = _check_files(folder, record["outputs"]["files"])
+    model = SafetensorsCheckpoint(folder)
+    wanted = record["outputs"]["tensors"]
+    if set(wanted) != set(model.tensors):
+        odd = sorted(set(wanted) ^ set(model.tensors))[0]
+        raise IntegrityError(
+            f"{folder}: tensor {odd!r} is either recorded or there, but not both",
+            hint="Merge again",
+        )
+    notes = []
+    hashed = 0
+    for number, name in enumerate(model.tensors):
+        digest = wanted[name].get("sha256")
+        if digest is not None:
+            hashed += 1
+            if tensor_digest(model.read(name)) != digest:
+                raise IntegrityError(
+                    f"{folder}: the bytes of tensor {name!r} are not those that were written",
+                    hint="The file was changed or damaged; merge again",
+                )
+        progress("check digests", number + 1, len(model.tensors))
+    if hashed < len(wanted):
+        notes.append(f"{len(wanted) - hashed} tensors were written without a digest")
+    plan = (rebuild or rebuild_pool)(record)
+    _check_inputs(record, plan)
+    recomputed = _recompute(plan, record, model, everything, sample, threads, progress)
+    return Verified(folder, files, hashed, recomputed, tuple(notes))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the ``taskloom.json`` of a directory."""
+    path = folder / FILE
+    try:
+        table = strict_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read: {error.strerror or error}",
+            hint="Name a directory that 'taskloom merge' made",
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON, but {error}", hint="Merge again") from error
+    if not isinstance(table, dict) or not {"outputs", "sources", "recipe"} <= set(table):
+        raise CheckpointError(f"{path}: is not the record of a merge", hint="Merge again")
+    return table
+
+
+def rebuild_pool(record: Mapping[str, Any]) -> MergePlan:
+    """Return the plan of a merge that `taskloom.merge_files` made."""
+    sources, recipe = record["sources"], record["recipe"]
+    if "experts" not in sources:
+        raise PlanError("this merge was not made of a pool, and what it was made of is not known here")
+    options = {k: v for k, v in recipe["options"].items() if v is not None}
+    chosen = _recipe(recipe["method"], None, options)
+    experts = {name: _path(label) for name, label in sources["experts"].items()}
+    base = None if sources["base"] is None else _path(sources["base"])
+    pool = _pool(base, experts, None, False)
+    return plan_program(program_of(pool, chosen.chain, _dtype(sources["dtype"])))
+
+
+def _path(label: str) -> str:
+    if label.startswith("<"):
+        raise CheckpointError(
+            f"{label}: the weights were in memory, so nothing can be made of them again",
+            hint="Check digests only (--sample 0)",
+        )
+    return label.partition(" on ")[0]  # an adapter's label names its base too
+
+
+def _check_files(folder: Path, files: Mapping[str, Any]) -> int:
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise IntegrityError(f"{path}: was written and is gone", hint="Merge again")
+        if path.stat().st_size != entry["bytes"]:
+            raise IntegrityError(
+                f"{path}: expected {entry['bytes']} bytes, found {path.stat().st_size}",
+                hint="The file was changed or damaged; merge again",
+            )
+        if "sha256" in entry and file_digest(path) != entry["sha256"]:
+            raise IntegrityError(
+                f"{path}: the bytes are not those that were written",
+                hint="The file was changed; merge again, or restore it",
+            )
+    return len(files)
+
+
+def _check_inputs(record: Mapping[str, Any], plan: MergePlan) -> None:
+    """Hold the sources against the digests they had, where their files are not the same any more."""
+    for entry, checkpoint in zip(record["inputs"], plan.program.checkpoints, strict=True):
+        same = all(
+            Path(f["path"]).exists() and Path(f["path"]).stat().st_mtime_ns == f["mtime_ns"]
+            for f in entry["files"]
+        )
+        complete = entry.get("tensors") == len(checkpoint.tensors)
+        if same or "digest" not in entry or not complete:
+            continue
+        if checkpoint.digest() != entry["digest"]:
+            raise IntegrityError(
+                f"{checkpoint.label}: the weights are not those that were merged",
+                hint="Restore the source, or merge again",
+            )
+
+
+class _Compare:
+    """A sink that holds bytes against those of a model."""
+
+    def __init__(self, model: SafetensorsCheckpoint) -> None:
+        self._model = model
+
+    def write(self, name: str, offset: int, data: memoryview) -> None:
+        """Compare a slice."""
+        size = self._model.tensors[name].itemsize
+        start = offset // size
+        there = self._model.read_range(name, start, start + len(data) // size)
+        found = there.view(_bytes()).numpy()
+        if not np.array_equal(found, np.frombuffer(data, np.uint8)):
+            raise IntegrityError(
+                f"{self._model.label}: the sources give other bytes for tensor {name!r}",
+                hint="A source has changed, or the model was not made by this version; merge again",
+            )
+
+
+def _bytes() -> Any:
+    from taskloom.lazy import torch
+
+    return torch.uint8
+
+
+def _recompute(
+    plan: MergePlan,
+    record: Mapping[str, Any],
+    model: SafetensorsCheckpoint,
+    everything: bool,
+    sample: int,
+    threads: int | None,
+    progress: Progress,
+) -> tuple[str, ...]:
+    program: Program = plan.program
+    chosen: Sequence[Output] = program.outputs
+    if not everything:
+        draw = random.Random(str(record["outputs"]["digest"]))
+        chosen = draw.sample(list(chosen), min(sample, len(chosen)))
+    if not chosen:
+        return ()
+    options = Options(
+        threads=threads or default_threads(),
+        digest=False,
+        nan=record["sources"].get("nan", "refuse"),
+        progress=progress,
+    )
+    names = {output.name for output in chosen}
+    with Engine(plan, options) as engine:
+        statistics = {}
+        for number, (chain, outputs) in enumerate(program.groups):
+            if chain is None or chain.reads == 1 or not names & {o.name for o in outputs}:
+                continue
+            known = None if everything else decode(record["statistics"].get(str(number)))
+            statistics[id(chain)] = engine.statistics(chain, outputs) if known is None else known
+        engine.run(chosen, statistics, _Compare(model))
+    return tuple(output.name for output in chosen)
