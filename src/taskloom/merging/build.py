@@ -26,6 +26,7 @@ from taskloom.merging.plan import MergePlan, files_of
 from taskloom.merging.program import Output, Program
 from taskloom.store.atomic import (
     as_output_error,
+    final_path,
     put_in_place,
     refuse_existing,
     sync_tree,
@@ -72,7 +73,7 @@ class Built:
 
 def partial_of(target: str | os.PathLike[str]) -> Path:
     """Return the folder in which a target is made."""
-    final = Path(target).expanduser().resolve()
+    final = final_path(target)
     return final.with_name(f"{final.name}.partial")
 
 
@@ -155,7 +156,7 @@ def build(
     KeyboardInterrupt
         The user stopped it; finished shards are kept, and the message says how to go on.
     """
-    final = Path(target).expanduser().resolve()
+    final = final_path(target)
     work = partial_of(target)
     refuse_existing(final, overwrite=overwrite)
     with as_output_error(final), _locked(work, final):

@@ -87,9 +87,11 @@ def inside(folder: Path, relative: str, *, named_by: str) -> Path:
     check_relative(folder, relative, named_by=named_by)
     try:
         found = (folder / relative).resolve()
-    except (OSError, RuntimeError) as error:
+        found.is_file()  # so that a name too long for the disk is told here
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{named_by}: the path {relative!r} cannot be followed: {error}",
+            f"{named_by}: the path {relative!r:.200} cannot be followed: {reason}",
             hint="Get the checkpoint again from its source",
         ) from error
     if not any(found.is_relative_to(root) for root in _allowed_roots(folder)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from taskloom.errors import CheckpointError
 from taskloom.store.access import inside
 from taskloom.store.header import strict_json
+from taskloom.store.patterns import compiled
 
 T = TypeVar("T")
 
@@ -51,6 +52,7 @@ _HARMLESS = frozenset(
         "use_rslora",
     }
 )
+_LARGEST = sys.float_info.max
 #: initialisations that also change the base's weights, so that base + B A is not what was trained
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -172,10 +174,10 @@ def _pattern(path: Path, table: Mapping[str, Any], key: str) -> Mapping[str, Any
 
 def _number(path: Path, what: str, value: object, *, whole: bool = False) -> float:
     good = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    if not good or not math.isfinite(value) or (whole and value < 1):  # type: ignore[arg-type, operator]
+    if not good or not abs(value) <= _LARGEST or (whole and value < 1):  # type: ignore[arg-type, operator]
         wanted = "a positive integer" if whole else "a finite number"
         raise CheckpointError(
-            f"{path}: {what}: expected {wanted}, found {value!r}", hint="Mend the file"
+            f"{path}: {what}: expected {wanted}, found {value!r:.80}", hint="Mend the file"
         )
     return value  # type: ignore[return-value]
 
@@ -183,10 +185,11 @@ def _number(path: Path, what: str, value: object, *, whole: bool = False) -> flo
 def _by_pattern(path: Path, patterns: Mapping[str, T], module: str, default: T) -> T:
     for pattern, value in patterns.items():
         try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
+            if compiled(pattern).match(module):
                 return value
-        except re.error as error:
+        except ValueError as error:
             raise CheckpointError(
-                f"{path}: {pattern!r} is no regular expression: {error}", hint="Mend the file"
+                f"{path}: the pattern {pattern!r:.80}: {error}",
+                hint="Write the modules' names, with few repetitions and none within another",
             ) from error
     return default

@@ -38,7 +38,7 @@ def atomic_directory(target: str | os.PathLike[str], *, overwrite: bool = False)
     OutputError
         The target exists, cannot be written, or the disk is full.
     """
-    final = _final(target)
+    final = final_path(target)
     refuse_existing(final, overwrite=overwrite)
     temp = _beside(final)
     with as_output_error(final):
@@ -67,7 +67,7 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     OutputError
         The target is a folder, cannot be written, or the disk is full.
     """
-    final = _final(target)
+    final = final_path(target)
     if final.is_dir():
         raise OutputError(
             f"{final} is a folder, where a file is to be written", hint="Name another file"
@@ -113,14 +113,20 @@ def put_in_place(temp: Path, target: str | os.PathLike[str], *, overwrite: bool)
     OutputError
         The target exists and may not be overwritten, or cannot be written.
     """
-    final = _final(target)
+    final = final_path(target)
     refuse_existing(final, overwrite=overwrite)
     with as_output_error(final):
         _swap_in(temp, final, overwrite)
 
 
-def _final(target: str | os.PathLike[str]) -> Path:
-    """Resolve links in the target, so that a rename replaces what the link points to."""
+def final_path(target: str | os.PathLike[str]) -> Path:
+    """Resolve links in the target, so that a rename replaces what the link points to.
+
+    Raises
+    ------
+    OutputError
+        The target is the address of an object store.
+    """
     # a Path has lost the second slash of s3://
     if _ADDRESS.match(os.fspath(target)) and not Path(target).parent.is_dir():
         raise OutputError(
