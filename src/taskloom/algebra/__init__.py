@@ -8,7 +8,7 @@ from taskloom.algebra.combine import (
     total,
     weigh,
 )
-from taskloom.algebra.core import Chain, Grain, Measure, Scalar, Stack, Step, Weights, chain
+from taskloom.algebra.core import Chain, Grain, Measure, Need, Scalar, Stack, Step, Weights, chain
 from taskloom.algebra.linear import linear_weights
 from taskloom.algebra.resolve import elect
 from taskloom.algebra.sparsify import Scope, cut, drop, keep
@@ -17,6 +17,7 @@ __all__ = [
     "Chain",
     "Grain",
     "Measure",
+    "Need",
     "Scalar",
     "Scope",
     "Stack",

@@ -21,6 +21,8 @@ from taskloom.lazy import Tensor
 Scalar = float | Tensor
 #: one number per expert: in pool order, or by expert's name
 Weights = Sequence[float] | Mapping[str, float] | Tensor
+#: two thin factors whose product stands for a matrix
+Pair = tuple[Tensor, Tensor]
 
 
 class Grain(IntEnum):
@@ -51,6 +53,10 @@ class Stack:
         Index of the slice's first element in the flattened tensor.
     numel
         Number of elements of the whole tensor.
+    statistics
+        What else is known of this slice, by kind of `Need`: one row per expert, in pool order.
+    tables
+        What the statistics' files say of the model as a whole, by kind: one mapping per expert.
     """
 
     name: str
@@ -58,10 +64,30 @@ class Stack:
     experts: tuple[str, ...]
     start: int
     numel: int
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    tables: Mapping[str, tuple[Mapping[str, str], ...]] = field(default_factory=dict)
 
     def with_values(self, values: Tensor) -> Stack:
         """Return the same slice with other values."""
         return replace(self, values=values)
+
+
+@dataclass(frozen=True)
+class Need:
+    """A statistic of every expert that a step reads beside the weights.
+
+    Attributes
+    ----------
+    kind
+        Name of the statistic, as its file says: what ``taskloom collect`` is asked for.
+    how
+        ``"slice"``: one number per weight, cut as the weights are: the step sees ``(K, *slice)``.
+        ``"whole"``: a tensor of the weight's name, of any shape, read whole; for steps of grain tensor
+        or matrix. ``"table"``: no tensors, only what the file's header says.
+    """
+
+    kind: str
+    how: Literal["slice", "whole", "table"] = "slice"
 
 
 @dataclass(frozen=True)
@@ -134,6 +160,13 @@ class Step:
     tensor alone, after which ``apply`` runs on flat slices. They come in the order of the tensor's
     elements, each once, with one statistic made for each such pass (``apply`` may count in it).
     Given a whole tensor, ``apply`` gets None.
+
+    ``needs`` are statistics that ``apply`` finds in the stack; without them the chain does not run.
+
+    ``workspace`` says how many bytes ``apply`` takes beyond the stack, for a tensor of that shape and
+    that many experts, where that is more than a second stack.
+
+    ``factored`` does the same to low-rank task vectors without a full matrix; see `Factored`.
     """
 
     name: str
@@ -144,6 +177,26 @@ class Step:
     linear: bool = False
     slicewise: Measure | None = None
     op: Op | None = None
+    needs: tuple[Need, ...] = ()
+    workspace: Callable[[tuple[int, ...], int], int] | None = None
+    factored: Factored | None = None
+
+
+@dataclass(frozen=True)
+class Factored:
+    """A step on low-rank task vectors: each is a pair ``left (rows, r), right (r, columns)``.
+
+    Attributes
+    ----------
+    apply
+        (tensor's name, experts' names, their pairs, statistic) -> the merged pair.
+    stack
+        (tensor's name, experts' names, their pairs) -> what the step's measure sees; None if it has
+        no measure.
+    """
+
+    apply: Callable[[str, tuple[str, ...], Sequence[Pair], Any], Pair]
+    stack: Callable[[str, tuple[str, ...], Sequence[Pair]], Stack] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,11 +213,18 @@ class Chain:
         takes part.
     experts
         Smallest and largest number of experts the rule is defined for; None for no limit.
+    otherwise
+        What makes the tensors that the needed statistics do not speak of, or that ``only`` leaves out;
+        None: they all must.
+    only
+        Tells by name and shape which tensors the chain is for; None: all.
     """
 
     steps: tuple[Step, ...]
     space: str = "delta"
     experts: tuple[int, int | None] = field(default=(1, None))
+    otherwise: Chain | None = None
+    only: Callable[[str, tuple[int, ...]], bool] | None = None
 
     @property
     def reads(self) -> int:
@@ -176,15 +236,30 @@ class Chain:
         """The coarsest grain of the steps."""
         return max((step.grain for step in self.steps), default=Grain.ELEMENT)
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The statistics of all steps, each once."""
+        return tuple(dict.fromkeys(need for step in self.steps for need in step.needs))
+
+    def for_tensor(self, name: str, shape: tuple[int, ...]) -> Chain:
+        """Return the chain that makes a tensor: this one, or ``otherwise`` where ``only`` says no."""
+        if self.only is None or self.otherwise is None or self.only(name, shape):
+            return self
+        return self.otherwise
+
     def __str__(self) -> str:
         return " -> ".join(step.name for step in self.steps)
 
 
 def chain(
-    *parts: Step | Chain, space: str = "delta", experts: tuple[int, int | None] = (1, None)
+    *parts: Step | Chain,
+    space: str = "delta",
+    experts: tuple[int, int | None] = (1, None),
+    otherwise: Chain | None = None,
+    only: Callable[[str, tuple[int, ...]], bool] | None = None,
 ) -> Chain:
     """Compose steps and chains, left to right, into one chain."""
     steps: list[Step] = []
     for part in parts:
         steps.extend(part.steps if isinstance(part, Chain) else [part])
-    return Chain(tuple(steps), space, experts)
+    return Chain(tuple(steps), space, experts, otherwise, only)

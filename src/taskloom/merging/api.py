@@ -26,6 +26,7 @@ from taskloom.merging.provenance import (
     write_record,
 )
 from taskloom.merging.recipe import Recipe
+from taskloom.merging.statistics import Statistics, check_origin, labels_of
 from taskloom.progress import Progress, silent
 from taskloom.store.open import Source
 from taskloom.store.pool import Expert, Pool, open_pool
@@ -83,6 +84,7 @@ def merge(
     seed: int | None = None,
     dtype: torch.dtype | None = None,
     allow_pickle: bool = False,
+    statistics: Statistics | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> dict[str, Tensor]:
@@ -109,6 +111,9 @@ def merge(
         Of merged tensors; the base's if None. Arithmetic is float32 (float64 for float64 inputs).
     allow_pickle
         Permit pickled checkpoints, read with ``weights_only=True``.
+    statistics
+        For methods that need them (Fisher, RegMean, ...): what a collector returned or the path of its
+        file, one per expert in pool order, or by name. A list of several kinds may stand for one.
     progress
         Told how many tensors are done.
     **options
@@ -137,7 +142,8 @@ def merge(
     {'w': tensor([0.5000, 1.0000])}
     """
     pool = _pool(base, experts, names, allow_pickle)
-    plan = plan_merge(pool, _recipe(recipe, seed, options).chain)
+    plan = plan_merge(pool, _recipe(recipe, seed, options).chain, statistics=statistics)
+    check_origin(pool, plan.program.beside)
     merged = dict(execute(plan, dtype=dtype, progress=progress))
     aliases: Mapping[str, str] = getattr(pool.yardstick, "aliases", {})
     return merged | {alias: merged[name] for alias, name in aliases.items()}
@@ -162,6 +168,7 @@ def merge_files(
     digests: Digested = "all",
     discard: bool = False,
     fused: bool = True,
+    statistics: Statistics | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> MergeReport:
@@ -173,7 +180,7 @@ def merge_files(
 
     Parameters
     ----------
-    base, experts, recipe, names, seed, allow_pickle, progress, **options
+    base, experts, recipe, names, seed, allow_pickle, statistics, progress, **options
         As `merge`.
     output
         Directory to make.
@@ -209,13 +216,17 @@ def merge_files(
     """
     chosen = _recipe(recipe, seed, options)
     pool = _pool(base, experts, names, allow_pickle)
-    plan = plan_program(program_of(pool, chosen.chain, _dtype(dtype)), slice_bytes=slice_bytes)
-    sources = {
+    program = program_of(pool, chosen.chain, _dtype(dtype), statistics)
+    check_origin(pool, program.beside)
+    plan = plan_program(program, slice_bytes=slice_bytes)
+    sources: dict[str, Any] = {
         "base": None if pool.base is None else pool.base.label,
         "experts": {expert.name: expert.checkpoint.label for expert in pool.experts},
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "nan": nan,
     }
+    if program.beside:
+        sources["statistics"] = labels_of(pool, program.beside)
     return write_merged(
         plan,
         output,

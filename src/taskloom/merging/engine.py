@@ -215,6 +215,11 @@ class Engine:
                 if isinstance(ref.checkpoint, SafetensorsCheckpoint):
                     header, _ = ref.checkpoint.locate(ref.name)
                     headers.setdefault(header.path, header)
+            for checkpoint in (each for beside in output.beside for each in beside.checkpoints):
+                if isinstance(checkpoint, SafetensorsCheckpoint):
+                    for name in checkpoint.tensors:
+                        header, _ = checkpoint.locate(name)
+                        headers.setdefault(header.path, header)
         self.files.check(list(headers.values()))
 
     def statistics(self, chain: Chain, outputs: Sequence[Output]) -> Statistics:

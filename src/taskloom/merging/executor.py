@@ -17,6 +17,7 @@ from taskloom.merging.plain import Nan, apply_steps, finish, load
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.program import Output, program_of
 from taskloom.merging.slices import Cutting, pieces
+from taskloom.merging.statistics import Statistics
 from taskloom.progress import Progress, silent
 from taskloom.store.pool import Pool
 
@@ -26,16 +27,22 @@ __all__ = ["SLICE", "MergePlan", "execute", "plan_merge"]
 SLICE = 1 << 18
 
 
-def plan_merge(pool: Pool, chain: Chain, *, dtype: torch.dtype | None = None) -> MergePlan:
+def plan_merge(
+    pool: Pool,
+    chain: Chain,
+    *,
+    dtype: torch.dtype | None = None,
+    statistics: Statistics | None = None,
+) -> MergePlan:
     """Check that the chain fits the pool and count what it will read; touches no weights.
 
     Raises
     ------
     PlanError
-        Too few or too many experts, weights that do not fit them, or a method on task vectors
-        without a base.
+        Too few or too many experts, weights that do not fit them, a method on task vectors
+        without a base, or one that needs statistics without them.
     """
-    return plan_program(program_of(pool, chain, dtype))
+    return plan_program(program_of(pool, chain, dtype, statistics))
 
 
 def execute(

@@ -17,6 +17,7 @@ from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.program import program_of
 from taskloom.merging.provenance import recipe_hash, recipe_record
 from taskloom.merging.recipe import Recipe
+from taskloom.merging.statistics import Statistics
 from taskloom.store.atomic import refuse_existing
 from taskloom.store.open import Source
 
@@ -34,6 +35,7 @@ def explain(
     allow_pickle: bool = False,
     threads: int | None = None,
     slice_bytes: int | None = None,
+    statistics: Statistics | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Check everything that can be known before weights are read, and say what a merge would do.
@@ -41,7 +43,7 @@ def explain(
     Parameters
     ----------
     base, experts, recipe, output, names, seed, dtype, overwrite, allow_pickle, threads, slice_bytes,
-    **options
+    statistics, **options
         As `taskloom.merge_files`. Without an ``output`` nothing is said of the disk.
 
     Returns
@@ -59,7 +61,8 @@ def explain(
     """
     chosen = _recipe(recipe, seed, options)
     pool = _pool(base, experts, names, allow_pickle)
-    plan = plan_program(program_of(pool, chosen.chain, _dtype(dtype)), slice_bytes=slice_bytes)
+    program = program_of(pool, chosen.chain, _dtype(dtype), statistics)
+    plan = plan_program(program, slice_bytes=slice_bytes)
     record = recipe_record(chosen)
     return {
         "recipe": record,

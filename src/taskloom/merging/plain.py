@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from taskloom.algebra import Stack
-from taskloom.errors import NumericalError, PlanError
+from taskloom.errors import CheckpointError, NumericalError, PlanError
 from taskloom.lazy import Tensor, torch
 from taskloom.merging.program import Output, Ref
 from taskloom.merging.slices import Piece
+from taskloom.merging.statistics import Beside
 
 #: what NaN and infinity in an input lead to
 Nan = Literal["refuse", "allow"]
@@ -60,7 +61,43 @@ def load(output: Output, piece: Piece, *, check: bool) -> tuple[Tensor | None, S
         if check and count_nonfinite(base):
             raise nonfinite(source, "the base")
         values = values - base
-    return base, Stack(output.name, values, output.names, piece.start, output.info.numel)
+    known = {
+        each.need.kind: read_statistic(output, each, piece, wide, check=check)
+        for each in output.beside
+        if each.need.how != "table"
+    }
+    tables = {each.need.kind: each.tables for each in output.beside}
+    return base, Stack(output.name, values, output.names, piece.start, output.info.numel, known, tables)
+
+
+def read_statistic(
+    output: Output, beside: Beside, piece: Piece, dtype: torch.dtype, *, check: bool
+) -> Tensor:
+    """Return one statistic of every expert: ``(K, *piece)``, or whole tensors of the weight's name.
+
+    Raises
+    ------
+    NumericalError
+        ``check``, and there is NaN or infinity in it.
+    CheckpointError
+        Whole tensors whose shapes differ between the experts.
+    """
+    found: list[Tensor] = []
+    name = output.experts[0].name
+    for expert, statistic in zip(output.names, beside.statistics, strict=True):
+        ref = Ref(statistic.checkpoint, name)
+        read = ref.checkpoint.read(name) if beside.need.how == "whole" else read_piece(ref, piece)
+        row = read.to(dtype)
+        if check and count_nonfinite(row):
+            raise nonfinite(ref, f"the statistic {statistic.kind!r} of the expert {expert!r}")
+        if found and found[0].shape != row.shape:
+            raise CheckpointError(
+                f"statistic {statistic.kind!r} of the expert {expert!r} ({statistic.label}): tensor "
+                f"{name!r}: expected shape {list(found[0].shape)}, found {list(row.shape)}",
+                hint="Collect it on this expert",
+            )
+        found.append(row)
+    return torch.stack(found)
 
 
 def apply_steps(

@@ -138,9 +138,10 @@ class MergePlan:
         whole: Output | None = None
         for output in outputs:
             how = self.cutting(output)
-            read += self.output_reads(output) * sum(ref.info.nbytes for ref in output.sources)
+            read += self.output_reads(output) * output.nbytes_read
             size = piece_elements(output.info, how)
-            memory = max(memory, size * 4 * (2 * len(output.experts) + 3))
+            rows = 2 * len(output.experts) + 3 + len(output.experts) * len(output.beside)
+            memory = max(memory, size * 4 * rows)
             held = size > self.elements and size == output.info.numel
             if held and (whole is None or size > whole.info.numel):
                 whole = output

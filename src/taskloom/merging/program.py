@@ -21,6 +21,7 @@ from taskloom.algebra import Chain
 from taskloom.algebra.combine import check_weights
 from taskloom.errors import CheckpointError, PlanError
 from taskloom.lazy import torch
+from taskloom.merging.statistics import Beside, Statistics, bind
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.pool import Pool
 
@@ -57,6 +58,8 @@ class Output:
         In order, all of the output's shape.
     names
         Names of the experts, for per-expert options, random numbers and messages.
+    beside
+        Statistics of the experts that the chain reads.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Output:
     base: Ref | None
     experts: tuple[Ref, ...]
     names: tuple[str, ...]
+    beside: tuple[Beside, ...] = ()
 
     @property
     def sources(self) -> tuple[Ref, ...]:
@@ -72,6 +76,12 @@ class Output:
         if self.chain is not None and self.chain.space == "delta" and self.base is not None:
             return (*self.experts, self.base)
         return self.experts
+
+    @property
+    def nbytes_read(self) -> int:
+        """Bytes of one read of everything, the statistics of the experts included."""
+        own = sum(ref.info.nbytes for ref in self.sources)
+        return own + sum(each.nbytes(self.experts[0].name) for each in self.beside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,16 +121,28 @@ class Program:
         return list(found.values())
 
     @property
+    def beside(self) -> tuple[Beside, ...]:
+        """Every statistic that is read."""
+        return tuple({id(b): b for output in self.outputs for b in output.beside}.values())
+
+    @property
     def checkpoints(self) -> list[Checkpoint]:
         """Every checkpoint that is read, once, in the order of first use."""
-        return list({id(r.checkpoint): r.checkpoint for r in self._refs()}.values())
+        return list({id(each): each for each in self._checkpoints()}.values())
 
-    def _refs(self) -> Iterator[Ref]:
+    def _checkpoints(self) -> Iterator[Checkpoint]:
         for output in self.outputs:
-            yield from output.sources
+            yield from (ref.checkpoint for ref in output.sources)
+            for each in output.beside:
+                yield from each.checkpoints
 
 
-def program_of(pool: Pool, chain: Chain, dtype: torch.dtype | str | None = None) -> Program:
+def program_of(
+    pool: Pool,
+    chain: Chain,
+    dtype: torch.dtype | str | None = None,
+    statistics: Statistics | None = None,
+) -> Program:
     """Return the plain program: one chain over every floating-point tensor of a pool.
 
     Integer and boolean tensors are copied from the base (the first expert if there is none).
@@ -133,11 +155,16 @@ def program_of(pool: Pool, chain: Chain, dtype: torch.dtype | str | None = None)
         The composition, such as ``recipe.chain``.
     dtype
         Of merged tensors; each keeps the base's if None.
+    statistics
+        Of the experts, if the chain needs any.
 
     Raises
     ------
     PlanError
-        ``dtype`` is not a floating point one, or the chain does not fit the pool.
+        ``dtype`` is not a floating point one, the chain does not fit the pool, or a statistic is
+        missing.
+    CheckpointError
+        A statistic that does not fit the pool.
     """
     if dtype is not None and not TensorInfo((), dtype).is_float:
         raise PlanError(
@@ -145,6 +172,7 @@ def program_of(pool: Pool, chain: Chain, dtype: torch.dtype | str | None = None)
             hint="Take float32, bfloat16 or float16",
         )
     check_chain(chain, pool.names, has_base=pool.base is not None)
+    beside = bind(pool, chain, statistics)
     outputs = []
     for name, info in pool.tensors.items():
         if not info.is_float:
@@ -153,7 +181,10 @@ def program_of(pool: Pool, chain: Chain, dtype: torch.dtype | str | None = None)
         wanted = info if dtype is None else TensorInfo(info.shape, dtype)
         base = None if pool.base is None else Ref(pool.base, name)
         experts = tuple(Ref(expert.checkpoint, name) for expert in pool.experts)
-        outputs.append(Output(name, wanted, chain, base, experts, pool.names))
+        if all(each.need.how == "table" or name in each.checkpoints[0].tensors for each in beside):
+            outputs.append(Output(name, wanted, chain, base, experts, pool.names, beside))
+        else:
+            outputs.append(Output(name, wanted, chain.otherwise, base, experts, pool.names))
     return Program(tuple(outputs), getattr(pool.yardstick, "aliases", {}))
 
 

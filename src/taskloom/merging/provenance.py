@@ -57,8 +57,11 @@ class InputDigests:
         if not wanted:
             return
         missing = []
+        beside = {id(c) for o in plan.program.outputs for b in o.beside for c in b.checkpoints}
         for checkpoint in self._checkpoints:
-            if isinstance(checkpoint, SafetensorsCheckpoint):
+            if id(checkpoint) in beside:
+                self._known[id(checkpoint)] = checkpoint.digest()
+            elif isinstance(checkpoint, SafetensorsCheckpoint):
                 self._marks[id(checkpoint)] = [file_mark(file) for file in checkpoint.files]
                 known = known_digest("safetensors", checkpoint.files)
                 if known is None:

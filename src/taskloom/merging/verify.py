@@ -143,7 +143,11 @@ def rebuild_pool(record: Mapping[str, Any]) -> MergePlan:
     experts = {name: _path(label) for name, label in sources["experts"].items()}
     base = None if sources["base"] is None else _path(sources["base"])
     pool = _pool(base, experts, None, False)
-    return plan_program(program_of(pool, chosen.chain, _dtype(sources["dtype"])))
+    statistics = {
+        name: [_path(label) for label in labels]
+        for name, labels in sources.get("statistics", {}).items()
+    }
+    return plan_program(program_of(pool, chosen.chain, _dtype(sources["dtype"]), statistics))
 
 
 def _path(label: str) -> str:
