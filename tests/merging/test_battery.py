@@ -20,6 +20,10 @@ UNTRIMMED = {
     "breadcrumbs_ties": {"density": 1.0, "remove": 0.0},
     "sce": {"select_topk": 1.0},
     "nearswap": {"t": 10.0},
+    "magnitude_pruning": {"density": 1.0, "scale": 1 / 3},
+    "lwptv": {"share": 0.0, "scale": 1 / 3},
+    "consensus": {"scale": 1 / 3},
+    "consensus_ties": {"density": 1.0, "scale": 1 / 3},
 }
 #: options under which the battery's numbers give no vote that is tied but for rounding
 UNTIED = {("della", "dtypes"): {"epsilon": 0.06}}
@@ -31,6 +35,8 @@ EXCEPTIONS = {
     ("task_analogy", "permutation"): "its experts are A, B and C",
     ("karcher", "permutation"): "where directions cancel it starts from the first expert's",
     ("arcee_fusion", "permutation"): "it changes the first towards the second",
+    ("tall_masks", "equal_experts"): "without a task it sums",
+    ("pcb", "equal_experts"): "the entry at its threshold gets nothing",
 }
 METHODS = [entry.name for entry in registry.entries("merge")]
 
@@ -69,6 +75,13 @@ def test_rule(method, rule):
         ("sce", {"select_topk": 0.5, "variant": "released"}),
         ("sce", {"select_topk": 0.5, "variant": "mergekit"}),
         ("della", {"density": 0.4, "epsilon": 0.2, "rescale": False}),
+        ("magnitude_pruning", {"scope": "model", "density": 0.5}),
+        ("metagpt", {"scope": "tensor"}),
+        ("codiemb", {"scope": "element", "power": 1.5}),
+        ("lwptv", {"host": "ties", "prune": "high", "layers": "tensor", "density": 0.6}),
+        ("pcb", {"ratio": 0.5, "variant": "vision", "clamp": 0.1}),
+        ("tall_masks", {"over": "ties", "density": 0.5, "variant": "released"}),
+        ("consensus_ties", {"density": 0.5, "variant": "released", "threshold": 0.2}),
     ],
     ids=str,
 )

@@ -1,0 +1,77 @@
+"""Keep the experts' rows beside what a chain makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from taskloom.algebra.core import Chain, Measure, Stack, Step, chain
+from taskloom.errors import PlanError
+from taskloom.lazy import Tensor, torch
+
+
+def beside(*parts: Step | Chain) -> Chain:
+    """Run a chain on a copy of the K rows: ``(K, ...) -> (K + M, ...)``, its M rows last.
+
+    The first K rows stay as they are, so that a later step can compare what was merged with what it
+    was merged from. Reads are those of the chain.
+
+    Examples
+    --------
+    >>> from taskloom.algebra import scale, total
+    >>> print(beside(total(), scale(0.5)))
+    copy -> beside(total) -> beside(scale(0.5))
+    """
+    return chain(Step("copy", _copy), *[_beside(step) for step in chain(*parts).steps])
+
+
+def split(stack: Stack) -> tuple[Tensor, Tensor]:
+    """Return the K experts' rows and those beside them.
+
+    Raises
+    ------
+    PlanError
+        There are none beside them.
+    """
+    count = len(stack.experts)
+    if len(stack.values) <= count:
+        raise PlanError(
+            f"a step needs what was merged beside the rows of its {count} experts, but found "
+            f"{len(stack.values)} rows",
+            hint="Put beside (tall_masks does) before it",
+        )
+    return stack.values[:count], stack.values[count:]
+
+
+def _copy(stack: Stack, _: Any) -> Stack:
+    return stack.with_values(torch.cat([stack.values, stack.values]))
+
+
+def _beside(step: Step) -> Step:
+    """Let a step see and change the rows beside the experts' only."""
+
+    def apply(stack: Stack, statistic: Any) -> Stack:
+        rows, others = split(stack)
+        made = step.apply(stack.with_values(others), statistic).values
+        return stack.with_values(torch.cat([rows, made]))
+
+    return replace(
+        step,
+        name=f"beside({step.name})",
+        apply=apply,
+        measure=_measured(step.measure),
+        slicewise=_measured(step.slicewise),
+        linear=False,
+        op=None,
+    )
+
+
+def _measured(measure: Measure | None) -> Measure | None:
+    if measure is None:
+        return None
+    known = measure
+
+    def see(acc: Any, stack: Stack) -> Any:
+        return known.see(acc, stack.with_values(split(stack)[1]))
+
+    return replace(known, see=see, count=None)

@@ -1,0 +1,196 @@
+"""The step of PCB-Merging: entries compete within their task and across tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.algebra.combine import optionally, sum_rows
+from taskloom.algebra.core import Measure, Stack, Step, Weights
+from taskloom.algebra.select import Radix
+from taskloom.lazy import Tensor, torch
+
+Cross = Literal["released", "vision"]
+Floats = NDArray[np.float32]
+
+
+@dataclass
+class Limits:
+    """What is known of the whole model: one number per expert.
+
+    Attributes
+    ----------
+    low, high
+        Magnitudes are clamped to them.
+    floor, top
+        Scores up to the floor are scaled to 0, the top one to 1.
+    """
+
+    low: Floats
+    high: Floats
+    floor: Floats
+    top: Floats
+
+
+@dataclass
+class _Magnitudes:
+    """Rounds 0 and 1: order statistics of magnitudes."""
+
+    radix: Radix | None
+
+    def see(self, values: Tensor) -> _Magnitudes:
+        radix = Radix.first(len(values)) if self.radix is None else self.radix.fresh()
+        if radix.prefix is not None:  # a row for the low end, a row for the high one
+            values = torch.cat([values, values])
+        return self.join(_Magnitudes(radix.see(values)))
+
+    def join(self, other: _Magnitudes) -> _Magnitudes:
+        both = (self.radix, other.radix)
+        known = [radix for radix in both if radix is not None]
+        return _Magnitudes(known[0].join(known[1]) if len(known) == 2 else known[0] if known else None)
+
+
+@dataclass
+class _Scores:
+    """Rounds 2 and 3: order statistics of scores, of their positive parts and of their negative ones."""
+
+    limits: Limits
+    radix: Radix
+    cross: Cross
+
+    def see(self, values: Tensor) -> _Scores:
+        scores = compete_scores(values, self.limits, self.cross)
+        radix = self.radix.fresh().see(torch.cat([scores.clamp(min=0), (-scores).clamp(min=0)]))
+        top = np.maximum(self.limits.top, _most(scores))
+        return self.join(replace(self, radix=radix, limits=replace(self.limits, top=top)))
+
+    def join(self, other: _Scores) -> _Scores:
+        top = np.maximum(self.limits.top, other.limits.top)
+        limits = replace(self.limits, top=top)
+        return replace(self, limits=limits, radix=self.radix.join(other.radix))
+
+
+def _most(scores: Tensor) -> Floats:
+    flat = scores.reshape(len(scores), -1)
+    if not flat.shape[1]:
+        return np.full(len(scores), -np.inf, dtype=np.float32)
+    most: Floats = flat.amax(1).cpu().numpy()
+    return most
+
+
+def compete(
+    ratio: float,
+    clamp: float = 1e-4,
+    weights: Weights | None = None,
+    cross: Cross = "released",
+) -> Step:
+    """Average entries by what they score within their task and across tasks: ``(K, ...) -> (1, ...)``.
+
+    Over the whole model and for each expert: magnitudes are clamped to order statistics
+    ``int(n clamp)`` and ``int(n (1 - clamp) - 1)`` (from 0); the score is
+    ``exp(K a^2) tanh(tau_i sum_j tau_j)`` with a the clamped magnitude scaled to [0, 1]; scores up to
+    the one of rank ``int(n (1 - ratio))`` become 0, the highest 1, in a straight line; then
+    ``sum_i w_i s_i tau_i / sum_i s_i`` with s the scaled scores and tau the clamped entries, 0 where
+    nothing scores. Four more reads; scores are compared as float32. No gradient flows through them.
+
+    Parameters
+    ----------
+    ratio
+        Share that may score, in (0, 1].
+    clamp
+        Share clamped at either end, in [0, 0.5).
+    weights
+        In the numerator only, one per expert.
+    cross
+        ``"vision"`` takes ``sum_j sign_j a_j`` for ``sum_j tau_j`` in the score.
+    """
+    if not 0.0 < ratio <= 1.0:
+        raise ValueError(f"ratio is a share of the entries and must lie in (0, 1], not {ratio!r}")
+    if not 0.0 <= clamp < 0.5:
+        raise ValueError(f"clamp is a share of the entries and must lie in [0, 0.5), not {clamp!r}")
+
+    def see(acc: _Magnitudes | _Scores, stack: Stack) -> _Magnitudes | _Scores:
+        return acc.see(stack.values.detach())
+
+    def start(round_: int, previous: Any) -> _Magnitudes | _Scores:
+        if round_ == 0:
+            return _Magnitudes(None)
+        if round_ == 1:
+            return _Magnitudes(_doubled(previous.radix, clamp))
+        if round_ == 2:
+            low, high = np.split(previous.radix.limits().view(np.float32), 2)
+            nothing = np.full(len(low), -np.inf, dtype=np.float32)
+            return _Scores(Limits(low, high, nothing, nothing), Radix.first(2 * len(low)), cross)
+        positive = [_floor_rank(int(n), ratio) for n in _per_expert(previous.radix)]
+        negative = [
+            int(n) - rank + 1 for n, rank in zip(_per_expert(previous.radix), positive, strict=True)
+        ]
+        scores: _Scores = replace(previous, radix=previous.radix.second(positive + negative))
+        return scores
+
+    def done(acc: _Scores) -> Limits:
+        positive, negative = np.split(acc.radix.limits().view(np.float32), 2)
+        return replace(acc.limits, floor=positive - negative)
+
+    def apply(stack: Stack, limits: Limits) -> Stack:
+        values, device = stack.values, stack.values.device
+        scores = compete_scores(values, limits, cross).double()
+        floor, top = _column(limits.floor, scores), _column(limits.top, scores)
+        scaled = ((scores - floor).clamp(min=0) / torch.where(top > floor, top - floor, 1.0)).to(device)
+        low, high = _column(limits.low, values), _column(limits.high, values)
+        clamped = torch.sign(values) * torch.minimum(torch.maximum(values.abs(), low), high)
+        scaled = scaled.to(values.dtype)
+        row = stack.with_values(clamped * scaled)
+        for step in optionally(weights).steps:
+            row = step.apply(row, None)
+        divisor = sum_rows(scaled)
+        empty = divisor == 0
+        merged = sum_rows(row.values) / torch.where(empty, 1.0, divisor)
+        return stack.with_values(torch.where(empty, 0.0, merged))
+
+    measure = Measure(
+        4,
+        start,
+        see,
+        done,
+        join=lambda one, other: one.join(other),
+    )
+    inside = ", ".join([f"{ratio:g}", f"clamp {clamp:g}", *([cross] if cross != "released" else [])])
+    return Step(f"compete({inside})", apply, measure=measure, weights=weights)
+
+
+def compete_scores(values: Tensor, limits: Limits, cross: Cross = "released") -> Tensor:
+    """``(K, ...)`` scores as float32; computed in float64, so that equal entries score equally."""
+    exact = values.detach().double()
+    low, high = _column(limits.low, exact), _column(limits.high, exact)
+    wide = torch.where(high > low, high - low, 1.0)
+    size = (torch.minimum(torch.maximum(exact.abs(), low), high) - low) / wide
+    rivals = sum_rows(exact if cross == "released" else torch.sign(exact) * size)
+    scores: Tensor = torch.exp(len(values) * size.square()) * torch.tanh(exact * rivals)
+    return scores.float()
+
+
+def _column(numbers: Floats, like: Tensor) -> Tensor:
+    column = torch.from_numpy(numbers).to(like.device, like.dtype)
+    return column.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _doubled(radix: Radix, clamp: float) -> Radix:
+    """Start round 1 for the low and the high rank of every expert."""
+    totals = [int(n) for n in radix.totals]
+    low = [min(n, int(n * clamp) + 1) for n in totals]
+    high = [max(1, int(n * (1 - clamp) - 1) + 1) for n in totals]
+    return Radix(np.concatenate([radix.counts, radix.counts])).second(low + high)
+
+
+def _per_expert(radix: Radix) -> NDArray[np.int64]:
+    totals: NDArray[np.int64] = radix.totals[: len(radix.totals) // 2]
+    return totals
+
+
+def _floor_rank(count: int, ratio: float) -> int:
+    """Rank, from 1, of the score up to which all are scaled to 0."""
+    return min(count, int(count * (1 - ratio)) + 1)
