@@ -37,6 +37,9 @@ EXCEPTIONS = {
     ("arcee_fusion", "permutation"): "it changes the first towards the second",
     ("tall_masks", "equal_experts"): "without a task it sums",
     ("pcb", "equal_experts"): "the entry at its threshold gets nothing",
+    ("cabs", "equal_experts"): "experts choose in turn",
+    ("cabs_unstructured", "equal_experts"): "experts choose in turn",
+    ("cabs_unstructured", "permutation"): "experts choose in turn",
 }
 METHODS = [entry.name for entry in registry.entries("merge")]
 
@@ -77,6 +80,8 @@ def test_rule(method, rule):
         ("della", {"density": 0.4, "epsilon": 0.2, "rescale": False}),
         ("magnitude_pruning", {"scope": "model", "density": 0.5}),
         ("metagpt", {"scope": "tensor"}),
+        ("cabs", {"n": 2, "m": 4, "trailing": "keep"}),
+        ("cabs", {"n": 1, "m": 3}),
         ("codiemb", {"scope": "element", "power": 1.5}),
         ("lwptv", {"host": "ties", "prune": "high", "layers": "tensor", "density": 0.6}),
         ("pcb", {"ratio": 0.5, "variant": "vision", "clamp": 0.1}),

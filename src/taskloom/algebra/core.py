@@ -10,6 +10,7 @@ is thus known before anything is read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -161,6 +162,9 @@ class Step:
     elements, each once, with one statistic made for each such pass (``apply`` may count in it).
     Given a whole tensor, ``apply`` gets None.
 
+    ``block`` belongs to steps of grain element whose flat slices must start at its multiples, counted
+    from the tensor's first element.
+
     ``needs`` are statistics that ``apply`` finds in the stack; without them the chain does not run.
 
     ``workspace`` says how many bytes ``apply`` takes beyond the stack, for a tensor of that shape and
@@ -178,6 +182,7 @@ class Step:
     slicewise: Measure | None = None
     op: Op | None = None
     needs: tuple[Need, ...] = ()
+    block: int = 1
     workspace: Callable[[tuple[int, ...], int], int] | None = None
     factored: Factored | None = None
 
@@ -235,6 +240,11 @@ class Chain:
     def grain(self) -> Grain:
         """The coarsest grain of the steps."""
         return max((step.grain for step in self.steps), default=Grain.ELEMENT)
+
+    @property
+    def block(self) -> int:
+        """What the starts of flat slices must be multiples of."""
+        return math.lcm(*(step.block for step in self.steps))
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -52,8 +52,18 @@ def cutting(chain: Chain, info: TensorInfo, elements: int) -> Cutting:
     """Choose the pieces: flat slices where every step can take them, rows, or the whole tensor.
 
     Steps of grain tensor that measure the tensor first (`Step.slicewise`) let it be cut, where no
-    measure of the whole model comes in between.
+    measure of the whole model comes in between. Slices are whole blocks where a step asks for them
+    (`Step.block`); beside a step that needs rows, such a step has the whole tensor.
+
+    >>> from taskloom.algebra import Step, chain
+    >>> blocks = chain(Step("blocks", lambda stack, _: stack, block=4))
+    >>> cutting(blocks, TensorInfo((100,), "float32"), 10).elements
+    8
     """
+    if chain.block > 1:
+        if any(step.grain == Grain.ROW for step in chain.steps):  # rows and blocks need not meet
+            return Cutting(max(chain.grain, Grain.TENSOR), elements, {})
+        elements = max(1, elements // chain.block) * chain.block
     if info.numel <= elements or chain.grain < Grain.TENSOR:
         return Cutting(chain.grain, elements, {})
     coarse = [step for step in chain.steps if step.grain >= Grain.TENSOR]
