@@ -29,6 +29,7 @@ from taskloom.runs.mergekit.settings import check_settings, resolve
 from taskloom.runs.mergekit.tokens import Vocabulary, is_vocabulary, plan_vocabulary
 from taskloom.store.checkpoint import TensorInfo
 from taskloom.store.open import source_name
+from taskloom.store.pool import kind_class
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,7 @@ class _Resolver:
     def _output(self, name: str, inputs: Sequence[str], part: _Part, t: float) -> Iterator[Output]:
         refs = [self._ref(part, m, each) for m, each in zip(part.models, inputs, strict=True)]
         known = [ref for ref in refs if ref is not None]
+        self._check_kinds(known)
         if not all(ref.info.is_float for ref in known):
             origin = refs[part.models.index(part.base)] if part.base else None
             copied = origin or known[0]
@@ -364,6 +366,21 @@ class _Resolver:
             f"{model.name}: tensor {name!r}: expected as in {other.checkpoint.label}, found none{near}",
             hint=hint,
         )
+
+    def _check_kinds(self, refs: Sequence[Ref]) -> None:
+        """Refuse a tensor that is weights in one model and integers in another, and complex ones."""
+        kinds = [
+            kind_class(ref.info.kind, where=f"{ref.checkpoint.label}: tensor {ref.name!r}")
+            for ref in refs
+        ]
+        for ref, kind in zip(refs, kinds, strict=True):
+            if kind != kinds[0] and "float" in (kind, kinds[0]):
+                raise CheckpointError(
+                    f"{ref.checkpoint.label}: tensor {ref.name!r}: expected a dtype of the kind "
+                    f"{kinds[0]} as in {refs[0].checkpoint.label} ({refs[0].info.kind}), "
+                    f"found {ref.info.kind}",
+                    hint="Convert the one to the dtype of the other",
+                )
 
     def _check_shapes(self, name: str, part: _Part, refs: Sequence[Ref]) -> None:
         first = refs[0].info.shape
