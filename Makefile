@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: environment core demo test lint types imports docs references check-references bench constraints clean help
+.PHONY: environment core demo test peer lint types imports docs references check-references bench constraints clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -23,6 +23,10 @@ demo: $(VENV)/.level-run  ## run the demo (PLAN=small: no downloads, under a min
 
 test: $(VENV)/.level-dev  ## run the tests and doctests with coverage
 	$(BIN)/pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+PEER := $(VENV)-peer
+peer: $(PEER)/.level-peer  ## compare with mergekit 0.1.5, in an environment of its own
+	$(PEER)/bin/python -m pytest -p no:cacheprovider -m peer tests $(ARGS)
 
 environment: $(VENV)/.level-dev  ## make the virtual environment with everything in it
 
@@ -54,8 +58,8 @@ bench: $(VENV)/.level-dev  ## run every benchmark script
 constraints: $(VENV)/.level-dev  ## write constraints.txt from what is installed
 	$(BIN)/python scripts/constraints.py
 
-clean:  ## remove the environment and everything built
-	rm -rf $(VENV) site htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean:  ## remove the environments and everything built
+	rm -rf $(VENV) $(PEER) site htmlcov .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; set one with: make PYTHON=/path/to/python" >&2; exit 1; }
@@ -68,3 +72,11 @@ $(VENV)/.level-run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.level-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[dev,docs]'
 	@touch $@ $(VENV)/.level-run
+
+# torch as we pin it; whatever else mergekit needs as it asks for it
+$(PEER)/.level-peer: pyproject.toml
+	$(PYTHON) -m venv $(PEER)
+	grep -E '^(torch|transformers|numpy)==' constraints.txt > $(PEER)/constraints.txt
+	PIP_CONSTRAINT=$(CURDIR)/$(PEER)/constraints.txt PIP_BUILD_CONSTRAINT=$(CURDIR)/$(PEER)/constraints.txt \
+		$(PEER)/bin/python -m pip install --quiet mergekit==0.1.5 pytest hypothesis -e '.[fast]'
+	@touch $@

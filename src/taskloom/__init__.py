@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from taskloom.merging.explain import explain as explain
     from taskloom.merging.extract import extract as extract
     from taskloom.merging.lowrank import merge_adapters as merge_adapters
-    from taskloom.merging.verify import verify as verify
     from taskloom.runs.demo import demo as demo
     from taskloom.runs.evaluate import evaluate as evaluate
     from taskloom.runs.pipeline import run as run
     from taskloom.runs.select import select as select
     from taskloom.runs.show import report as report
     from taskloom.runs.train import train as train
+    from taskloom.runs.verify import verify as verify
     from taskloom.store.pool import open_pool as pool
 
 __version__ = "0.1.0"
@@ -51,7 +51,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "select": ("taskloom.runs.select", "select"),
     "tasks": ("taskloom.catalogue", "tasks"),
     "train": ("taskloom.runs.train", "train"),
-    "verify": ("taskloom.merging.verify", "verify"),
+    "verify": ("taskloom.runs.verify", "verify"),
 }
 
 __all__ = [

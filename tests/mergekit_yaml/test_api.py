@@ -106,7 +106,12 @@ def test_check_reads_no_weights(bench, capsys, monkeypatch):
     assert status == 0
     assert out.count("30 tensors") == 2
     status, out, _ = run(capsys, "merge", "--check", "--json", path)
-    assert [stage["tensors"] for stage in json.loads(out)] == [30, 30]
+    assert [stage["tensors"] for stage in json.loads(out)["merges"]] == [30, 30]
+    status, out, _ = run(capsys, "merge", "--explain", path, bench.folder / "out")
+    assert status == 0
+    assert out.count("model.safetensors (") == 3  # a and b, then c
+    assert "MB free on disk" in out
+    assert not (bench.folder / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ def test_check_reads_no_weights(bench, capsys, monkeypatch):
         ("merge_method: tie\nmodels: [{model: a}]", "unknown merge_method 'tie': did you mean 'ties'"),
         ("merge_method: linear\nmodels: [{model: nowhere/at/all}]", "nowhere/at/all"),
         (
-            "merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\nchat_template: chatml",
+            "merge_method: linear\nmodels: [{model: a}]\nparameters: {weight: 1}\nchat_template: chat",
             "Jinja",
         ),
         ("models: [{model: a}]", "merge_method"),

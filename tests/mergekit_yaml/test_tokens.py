@@ -18,6 +18,7 @@ WORDS = {
     "two": ["<s>", "c", "b", "d", "e"],
     "three": ["<s>", "d", "b"],
 }
+WORDS_FILE = "two/model.safetensors"
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 
 
@@ -85,6 +86,35 @@ def test_padding_rows_are_the_mean(speakers):
     assert out.shape == (8, 16)
     torch.testing.assert_close(out[6:], out[:6].mean(0).expand(2, 16))
     assert json.loads((speakers.folder / "out" / "config.json").read_text())["vocab_size"] == 8
+
+
+def test_slices_of_placed_rows_read_what_they_need(speakers, monkeypatch):
+    """Rows far apart are read by themselves, and any slice gives the rows of the whole."""
+    from taskloom.runs.mergekit import tokens
+    from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+
+    path = speakers.write(config(speakers, "union", base="three", pad_to_multiple_of=4))
+    (stage,) = plan_mergekit(path, speakers.folder / "out")
+    placed = next(o for o in stage.plan.program.outputs if o.name == EMBEDDING).experts[1].checkpoint
+    whole = placed.read(EMBEDDING)
+    for gap, limit in ((0, 1), (1, 4096), (16, 2)):
+        monkeypatch.setattr(tokens, "_GAP", gap)
+        monkeypatch.setattr(tokens, "_ROWS", limit)
+        (stage,) = plan_mergekit(path, speakers.folder / "out")
+        again = next(o for o in stage.plan.program.outputs if o.name == EMBEDDING).experts[1].checkpoint
+        read, asked = SafetensorsCheckpoint.read, []
+
+        def seen(self, name, rows=None, read=read, asked=asked):
+            asked.append(rows.stop - rows.start)
+            return read(self, name, rows)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SafetensorsCheckpoint, "read", seen)
+            parts = [again.read(EMBEDDING, slice(n, n + 1)) for n in range(len(whole))]
+        assert torch.equal(torch.cat(parts), whole)
+        assert max(asked) <= limit
+        assert again.placing() == placed.placing()
+        assert set(again.files) >= {speakers.folder / WORDS_FILE}
 
 
 def test_rows_that_the_file_chooses(speakers):
@@ -155,7 +185,9 @@ def test_a_chat_template_that_is_given(speakers):
     assert chat(speakers, "{{ messages[0]['content'] }}") == "{{ messages[0]['content'] }}"
 
 
-@pytest.mark.parametrize(("wanted", "said"), [("alpaca", "not supported"), ("hello", "is not Jinja")])
+@pytest.mark.parametrize(
+    ("wanted", "said"), [("chatlm", "did you mean .chatml"), ("hello", "is not Jinja")]
+)
 def test_chat_templates_that_are_refused(speakers, wanted, said):
     with pytest.raises(PlanError, match=said):
         chat(speakers, wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -12,7 +12,7 @@ from taskloom.cli import options, output
 from taskloom.cli.listen import listening
 
 if TYPE_CHECKING:
-    from taskloom.runs.mergekit.api import Stage, StageReport
+    from taskloom.runs.mergekit.api import StageReport
 
 
 def instead(command: click.Command | None, words: Sequence[str]) -> click.Command | None:
@@ -34,7 +34,8 @@ def instead(command: click.Command | None, words: Sequence[str]) -> click.Comman
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path), required=False)
-@click.option("--check", is_flag=True, help="Say what would be done and what is wrong; merge nothing.")
+@click.option("--check", is_flag=True, help="Check all that headers tell; read no weights.")
+@click.option("--explain", is_flag=True, help="Say what would be read and needed; read no weights.")
 @click.option(
     "--intermediate",
     type=click.Path(path_type=Path),
@@ -42,36 +43,78 @@ def instead(command: click.Command | None, words: Sequence[str]) -> click.Comman
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of methods that draw at random.")
 @click.option("--force", is_flag=True, help="Replace what exists.")
-@click.option("--threads", type=click.IntRange(1), help="Else as many as there are processors.")
-@click.option("--nan", type=click.Choice(["refuse", "allow"]), default="refuse", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Threads; else one per processor.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of threads."
+)
+@click.option(
+    "--slice-size", type=options.SIZE, metavar="SIZE", help="Bytes of a slice in float32, e.g. 1MB."
+)
+@click.option(
+    "--max-shard-size",
+    type=options.SIZE,
+    metavar="SIZE",
+    default="5GB",
+    show_default=True,
+    help="Split the weights above it.",
+)
+@click.option(
+    "--nan",
+    type=click.Choice(["refuse", "allow"]),
+    default="refuse",
+    show_default=True,
+    help="NaN and infinity in an input.",
+)
+@click.option(
+    "--digest",
+    type=click.Choice(["all", "output", "none"]),
+    default="all",
+    show_default=True,
+    help="What SHA-256 is computed of.",
+)
+@click.option("--discard", is_flag=True, help="Throw away what an interrupted merge left.")
 @options.allow_pickle
 @options.as_json
 def yaml_command(
     file: Path,
     target: Path | None,
     check: bool,
+    explain: bool,
     intermediate: Path | None,
     seed: int,
     force: bool,
     threads: int | None,
+    workers: int,
+    slice_size: int | None,
+    max_shard_size: int,
     nan: Literal["refuse", "allow"],
+    digest: Literal["all", "output", "none"],
+    discard: bool,
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
     """Carry out a mergekit YAML, by mergekit's rules, into a directory that from_pretrained loads.
 
-    Keys, methods and defaults are those of mergekit 0.1.5; what differs is in docs/mergekit.md.
+    Keys, methods and defaults are those of mergekit 0.1.5; what differs is in docs/mergekit.md. An
+    interrupted merge is continued by the same command.
     """
     from taskloom.runs.mergekit import api
 
-    if target is None and not check:
+    if target is None and not (check or explain):
         raise click.UsageError("say where the output goes: taskloom merge FILE OUT")
     place = target or Path("out")
-    if check:
+    if check or explain:
         stages = api.plan_mergekit(
-            file, place, intermediate=intermediate, seed=seed, allow_pickle=allow_pickle
+            file,
+            place,
+            intermediate=intermediate,
+            seed=seed,
+            nan=nan,
+            allow_pickle=allow_pickle,
+            slice_bytes=slice_size,
         )
-        _tell_plan(stages, as_json)
+        told = api.explain_mergekit(stages, place=target is not None, threads=threads, overwrite=force)
+        _tell_plan(told, explain, as_json)
         return
     with listening() as progress:
         report = api.merge_mergekit(
@@ -81,7 +124,12 @@ def yaml_command(
             seed=seed,
             overwrite=force,
             threads=threads,
+            workers=workers,
+            slice_bytes=slice_size,
+            max_shard_bytes=max_shard_size,
             nan=nan,
+            digests=digest,
+            discard=discard,
             allow_pickle=allow_pickle,
             progress=progress,
         )
@@ -102,17 +150,34 @@ def _tell(stage: StageReport) -> None:
         click.echo(f"note: {note}", err=True)
 
 
-def _tell_plan(stages: Sequence[Stage], as_json: bool) -> None:
+def _tell_plan(told: Sequence[dict[str, Any]], explain: bool, as_json: bool) -> None:
     if as_json:
-        output.print_json([{**stage.plan.explain(1), "path": stage.path} for stage in stages])
+        output.print_json({"ok": True, "merges": told})
         return
-    for stage in stages:
-        plan, config = stage.plan, stage.document.config
-        models = ", ".join(str(name) for name in config.referenced)
+    for entry in told:
         click.echo(
-            f"{stage.path}: {config.merge_method} of {models}: {len(plan.order)} tensors, "
-            f"{plan.bytes_written / 1e6:.1f} MB, from {plan.bytes_read / 1e6:.1f} MB in "
-            f"{plan.reads} reads"
+            f"{entry['path']}: {entry['recipe']['method']} of {', '.join(entry['models'])}: "
+            f"{entry['tensors']} tensors, {entry['bytes_written'] / 1e6:.1f} MB, from "
+            f"{entry['bytes_read'] / 1e6:.1f} MB in {entry['reads']} reads"
+            f"{'; there already' if entry['reused'] else ''}"
         )
-        for note in stage.resolved.notes:
+        if explain:
+            _tell_cost(entry)
+        for note in entry["notes"]:
             click.echo(f"note: {note}", err=True)
+
+
+def _tell_cost(entry: dict[str, Any]) -> None:
+    files = {file["path"]: file["bytes"] for each in entry["inputs"] for file in each["files"]}
+    for path, size in files.items():
+        click.echo(f"  read {path} ({size / 1e6:,.1f} MB)")
+    for group in entry["groups"]:
+        whole = f"; {group['whole']!r} in memory as a whole" if group["whole"] else ""
+        click.echo(
+            f"  {group['tensors']} tensors: {group['composition']}: {group['reads']} reads, "
+            f"{group['bytes_read'] / 1e6:,.1f} MB in, {group['bytes_written'] / 1e6:,.1f} MB out{whole}"
+        )
+    free = f"; {entry['bytes_free'] / 1e6:,.0f} MB free on disk" if "bytes_free" in entry else ""
+    click.echo(
+        f"  about {entry['memory_bytes'] / 1e6:,.0f} MB of memory with {entry['threads']} threads{free}"
+    )

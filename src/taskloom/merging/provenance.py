@@ -91,6 +91,8 @@ class InputDigests:
                 keep_digest("safetensors", checkpoint.files, digest, self._marks[id(checkpoint)])
             # of the tensors that were read; of all of them it is the checkpoint's digest
             return found | {"digest": digest, "tensors": len(tensors)}
+        if id(checkpoint) in self.wanted:  # steps that are not fused do not hash what they read
+            return found | {"digest": checkpoint.digest(), "tensors": len(checkpoint.tensors)}
         if isinstance(checkpoint, AdapterCheckpoint):
             return found | {"adapter_sha256": file_digest(checkpoint.path / ADAPTER)}
         return found

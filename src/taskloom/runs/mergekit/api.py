@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from taskloom.errors import OutputError
-from taskloom.merging.api import write_merged
+from taskloom.merging.api import Digested, write_merged
 from taskloom.merging.engine import Options, default_threads
+from taskloom.merging.explain import explain_plan
 from taskloom.merging.plain import Nan
 from taskloom.merging.plan import MergePlan, plan_program
+from taskloom.merging.provenance import recipe_hash
 from taskloom.progress import Progress, silent
 from taskloom.runs.mergekit.models import Model, PlannedCheckpoint, open_model
-from taskloom.runs.mergekit.output import CONFIG_COPY, choose_chat_template, finish, patched
+from taskloom.runs.mergekit.output import choose_chat_template, finish, patched
 from taskloom.runs.mergekit.reading import Document, read_documents
+from taskloom.runs.mergekit.record import is_current, recipe_of, sources_of, write_card
 from taskloom.runs.mergekit.resolve import Resolved, resolve_configuration
 from taskloom.runs.mergekit.schema import ModelName
 
@@ -34,16 +38,24 @@ class Stage:
         Its program and the rest.
     plan
         What it will read.
+    models
+        Every model by the name the file gives it.
+    recipe, sources
+        What ``taskloom.json`` says of it.
     chat_template
         Text that the output gets; None leaves the template's.
     ready
-        The directory is there already, made from the same text.
+        The directory of an intermediate merge is there already, made by the same recipe from the
+        same inputs, which have not changed since.
     """
 
     document: Document
     path: Path
     resolved: Resolved
     plan: MergePlan
+    models: Mapping[ModelName, Model]
+    recipe: Mapping[str, Any]
+    sources: Mapping[str, Any]
     chat_template: str | None
     ready: bool = False
 
@@ -77,7 +89,9 @@ def plan_mergekit(
     *,
     intermediate: str | Path | None = None,
     seed: int = 0,
+    nan: Nan = "refuse",
     allow_pickle: bool = False,
+    slice_bytes: int | None = None,
 ) -> list[Stage]:
     """Resolve every document of a mergekit file from headers and configurations alone.
 
@@ -92,6 +106,8 @@ def plan_mergekit(
         names, else ``output`` with ``.intermediate`` added to its name.
     seed
         Of random draws.
+    nan, slice_bytes
+        See `taskloom.merge_files`.
     allow_pickle
         Permit pickled weights, read with ``weights_only``.
 
@@ -120,14 +136,15 @@ def plan_mergekit(
 
         def find(name: ModelName) -> Model:
             stage = made.get(name.path)
-            if stage is not None and not (stage.ready or stage.path.exists()):
+            if stage is not None and not stage.path.exists():
                 return _planned(name, stage)
-            real = name if stage is None else name.model_copy(update={"path": str(stage.path)})
-            if real not in opened:
-                opened[real] = open_model(real, allow_pickle=allow_pickle)
-            return opened[real]
+            if name not in opened:
+                # the model keeps the name that the file uses wherever it lies
+                at = None if stage is None else {"path": str(stage.path.absolute()), "adapter": None}
+                opened[name] = open_model(name, allow_pickle=allow_pickle, at=at)
+            return opened[name]
 
-        stage = _stage(document, place, find, where, seed)
+        stage = _stage(document, place, find, where, seed, nan, slice_bytes)
         stages.append(stage)
         if document.name:
             made[document.name] = stage
@@ -135,19 +152,21 @@ def plan_mergekit(
 
 
 def _stage(
-    document: Document, place: Path, find: Callable[[ModelName], Model], where: str, seed: int
+    document: Document,
+    place: Path,
+    find: Callable[[ModelName], Model],
+    where: str,
+    seed: int,
+    nan: Nan,
+    slice_bytes: int | None,
 ) -> Stage:
     resolved = resolve_configuration(document.config, find, where=where, seed=seed)
-    models = [find(name) for name in document.config.referenced]
-    template = choose_chat_template(document.config.chat_template, models)
-    plan = plan_program(resolved.program)
-    return Stage(document, place, resolved, plan, template, ready=_same(place, document))
-
-
-def _same(place: Path, document: Document) -> bool:
-    copy = place / CONFIG_COPY
-    named = document.name is not None
-    return named and copy.is_file() and copy.read_text(encoding="utf-8") == document.text
+    models = {name: find(name) for name in document.config.referenced}
+    template = choose_chat_template(document.config.chat_template, list(models.values()))
+    plan = plan_program(resolved.program, slice_bytes=slice_bytes)
+    recipe, sources = recipe_of(document, resolved), sources_of(models, seed=seed, nan=nan)
+    ready = document.name is not None and is_current(place, recipe, sources)
+    return Stage(document, place, resolved, plan, models, recipe, sources, template, ready)
 
 
 def _planned(name: ModelName, stage: Stage) -> Model:
@@ -155,7 +174,7 @@ def _planned(name: ModelName, stage: Stage) -> Model:
     resolved = stage.resolved
     config: Mapping[str, object] = patched(resolved.template.config, resolved)
     checkpoint = PlannedCheckpoint(str(stage.path), resolved.program.infos)
-    return Model(name, checkpoint, config, resolved.template.path)
+    return Model(name, checkpoint, config, resolved.template.path, str(stage.path.absolute()))
 
 
 def merge_mergekit(
@@ -167,15 +186,19 @@ def merge_mergekit(
     overwrite: bool = False,
     allow_pickle: bool = False,
     threads: int | None = None,
-    nan: Nan = "refuse",
+    workers: int = 1,
+    slice_bytes: int | None = None,
     max_shard_bytes: int = 5_000_000_000,
+    nan: Nan = "refuse",
+    digests: Digested = "all",
+    discard: bool = False,
     progress: Progress = silent,
 ) -> MergekitReport:
     """Carry out a mergekit file: one directory that ``from_pretrained`` loads per document.
 
     Everything that headers and configurations tell is checked, for all documents, before the first
-    weight is read. An intermediate directory that is there already, made from the same text, is used
-    as it is.
+    weight is read. An intermediate directory that is there already, made by the same recipe from the
+    same inputs, is used as it is. An interrupted merge is continued by the same call.
 
     Parameters
     ----------
@@ -183,10 +206,8 @@ def merge_mergekit(
         See `plan_mergekit`.
     overwrite
         Replace directories that exist.
-    threads, nan, max_shard_bytes
+    threads, workers, slice_bytes, max_shard_bytes, nan, digests, discard, progress
         See `taskloom.merge_files`.
-    progress
-        Told how many tensors are done.
 
     Raises
     ------
@@ -198,48 +219,123 @@ def merge_mergekit(
 
     def plan() -> list[Stage]:
         where = {"intermediate": intermediate}
-        return plan_mergekit(path, output, **where, seed=seed, allow_pickle=allow_pickle)
+        more = {"nan": nan, "allow_pickle": allow_pickle, "slice_bytes": slice_bytes}
+        return plan_mergekit(path, output, **where, seed=seed, **more)  # type: ignore[arg-type]
 
     stages = plan()
-    for stage in stages:
-        if stage.path.exists() and not (overwrite or stage.ready):
-            raise OutputError(
-                f"{stage.path} exists already", hint="Remove it, or overwrite it (--force)"
-            )
-    options = Options(threads=threads or default_threads(), nan=nan, progress=progress)
+    check_outputs(stages, overwrite=overwrite)
+    options = Options(threads=threads or default_threads(), workers=workers, nan=nan, progress=progress)
     reports = []
     for number, stage in enumerate(stages):
-        if stage.ready and not overwrite:
+        if stage.ready:
             reports.append(_report(stage, 0.0, reused=True))
             continue
         begun = time.perf_counter()
         current = plan()[number] if number else stage  # what was only planned exists now
-        _write(current, seed, overwrite, max_shard_bytes, options)
+        _write(
+            current,
+            overwrite=overwrite,
+            max_shard_bytes=max_shard_bytes,
+            digests=digests,
+            discard=discard,
+            options=options,
+        )
         reports.append(_report(current, time.perf_counter() - begun, reused=False))
     return MergekitReport(Path(output), tuple(reports))
 
 
-def _write(stage: Stage, seed: int, overwrite: bool, max_shard_bytes: int, options: Options) -> None:
-    resolved, config = stage.resolved, stage.document.config
+def check_outputs(stages: Sequence[Stage], *, overwrite: bool) -> None:
+    """Refuse directories that exist and are not what a stage would make.
+
+    Raises
+    ------
+    OutputError
+        Names the first.
+    """
+    for stage in stages:
+        if stage.ready or overwrite or not stage.path.exists():
+            continue
+        other = " and was not made of this file and these inputs" if stage.document.name else ""
+        raise OutputError(
+            f"{stage.path} exists already{other}", hint="Remove it, or overwrite it (--force)"
+        )
+
+
+def explain_mergekit(
+    stages: Sequence[Stage],
+    *,
+    place: bool = True,
+    threads: int | None = None,
+    overwrite: bool = False,
+) -> list[dict[str, Any]]:
+    """Return what each stage would do, as `taskloom.explain` does; reads no weights.
+
+    Parameters
+    ----------
+    stages
+        From `plan_mergekit`.
+    place
+        Whether the outputs are known: then they are checked, and the room on their disks.
+    threads, overwrite
+        See `taskloom.merge_files`.
+
+    Raises
+    ------
+    OutputError
+        An output exists, cannot be written, or its disk is too full.
+    """
+    if place:
+        check_outputs(stages, overwrite=overwrite)
+    return [
+        {
+            "name": stage.document.name,
+            "path": stage.path,
+            "models": [str(name) for name in stage.models],
+            "recipe": dict(stage.recipe),
+            "recipe_hash": recipe_hash(stage.recipe),
+            "notes": list(stage.resolved.notes),
+            "reused": stage.ready,
+            **explain_plan(
+                stage.plan,
+                stage.path if place and not stage.ready else None,
+                threads=threads,
+                overwrite=overwrite,
+            ),
+        }
+        for stage in stages
+    ]
+
+
+def _write(
+    stage: Stage,
+    *,
+    overwrite: bool,
+    max_shard_bytes: int,
+    digests: Digested,
+    discard: bool,
+    options: Options,
+) -> None:
+    resolved, models = stage.resolved, list(stage.models.values())
     stage.path.parent.mkdir(parents=True, exist_ok=True)
-    chains = dict.fromkeys(str(chain) for chain, _ in resolved.program.groups if chain is not None)
-    recipe = {
-        "method": config.merge_method,
-        "composition": "; ".join(chains) or "copy",
-        "options": {"mergekit": stage.document.text},
-    }
+
+    def extra(folder: Path) -> None:
+        finish(folder, stage.document, resolved, stage.chat_template)
+        write_card(folder, stage.path.name, stage.document, resolved, models)
+
     write_merged(
         stage.plan,
         stage.path,
-        recipe=recipe,
-        sources={"models": [str(name) for name in config.referenced]},
+        recipe=stage.recipe,
+        sources=stage.sources,
         template=resolved.template.path,
-        names=tuple(str(name) for name in config.referenced),
-        seed=seed,
+        names=tuple(str(name) for name in stage.models),
+        seed=stage.sources["seed"],
         overwrite=overwrite,
         max_shard_bytes=max_shard_bytes,
+        digests=digests,
+        discard=discard,
         options=options,
-        extra=lambda folder: finish(folder, stage.document, resolved, stage.chat_template),
+        extra=extra,
     )
 
 

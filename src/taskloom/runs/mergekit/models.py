@@ -30,12 +30,18 @@ class Model:
         What its ``config.json`` says; empty if it has none.
     path
         Its directory, which configuration and tokenizer are copied from.
+    source
+        Absolute path or address of its weights.
+    adapter
+        The same of the adapter on them.
     """
 
     name: ModelName
     checkpoint: Checkpoint
     config: Mapping[str, Any] = field(repr=False)
     path: Path
+    source: str = ""
+    adapter: str | None = None
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -59,8 +65,19 @@ class Model:
         return None
 
 
-def open_model(name: ModelName, *, allow_pickle: bool = False) -> Model:
-    """Open a model, from a path or the hub; an adapter is put on its model lazily.
+def open_model(
+    name: ModelName, *, allow_pickle: bool = False, at: Mapping[str, str | None] | None = None
+) -> Model:
+    """Open a model, from a path, an object store or the hub; an adapter is put on it lazily.
+
+    Parameters
+    ----------
+    name
+        As the file names it.
+    allow_pickle
+        Permit pickled weights, read with ``weights_only``.
+    at
+        ``path`` and ``adapter`` to open instead of what the name says.
 
     Raises
     ------
@@ -69,7 +86,6 @@ def open_model(name: ModelName, *, allow_pickle: bool = False) -> Model:
     PlanError
         ``override_architecture``, which only chooses among mergekit's templates.
     """
-    from taskloom.store.hub import resolve_model
     from taskloom.store.open import open_checkpoint
 
     if name.override_architecture:
@@ -77,12 +93,25 @@ def open_model(name: ModelName, *, allow_pickle: bool = False) -> Model:
             f"{name}: override_architecture is not supported: layers are read off the tensors' names",
             hint="Remove it",
         )
-    path = resolve_model(name.path, revision=name.revision, allow_pickle=allow_pickle)
-    checkpoint = open_checkpoint(path, allow_pickle=allow_pickle)
-    if name.lora:
-        adapter = resolve_model(name.lora, revision=name.lora_revision, allow_pickle=allow_pickle)
+    source, revision = (name.path, name.revision) if at is None else (str(at["path"]), None)
+    source = _found(source, revision, allow_pickle)
+    checkpoint = open_checkpoint(source, allow_pickle=allow_pickle)
+    path = getattr(checkpoint, "path", None) or Path(source)
+    adapter = name.lora if at is None else at["adapter"]
+    if adapter is not None:
+        adapter = _found(adapter, None if at else name.lora_revision, allow_pickle)
         checkpoint = open_checkpoint(adapter, base=checkpoint)
-    return Model(name, checkpoint, read_json(path / "config.json"), path)
+    return Model(name, checkpoint, read_json(path / "config.json"), path, source, adapter)
+
+
+def _found(source: str, revision: str | None, allow_pickle: bool) -> str:
+    """Return the absolute path of a model, fetched if need be; addresses stay as they are."""
+    from taskloom.store.hub import resolve_model
+    from taskloom.store.remote import is_url
+
+    if is_url(source):
+        return source
+    return str(resolve_model(source, revision=revision, allow_pickle=allow_pickle).absolute())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -148,6 +177,11 @@ class Widened:
     def tensors(self) -> Mapping[str, TensorInfo]:
         """The inner checkpoint's, as float64."""
         return self._tensors
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The inner checkpoint's."""
+        return tuple(getattr(self._inner, "files", ()))
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         """Read from the inner checkpoint and widen."""

@@ -9,15 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskloom.errors import PlanError
+from taskloom.errors import PlanError, nearest
+from taskloom.runs.mergekit.chat import TEMPLATES
 from taskloom.runs.mergekit.models import Model, read_json
 from taskloom.runs.mergekit.reading import Document
 from taskloom.runs.mergekit.resolve import Resolved
 from taskloom.runs.mergekit.tokens import Vocabulary, tokenizer_files
 from taskloom.store.atomic import write_json
 
-#: names of templates that mergekit brings along, which we do not
-_SHIPPED = ("alpaca", "chatml", "exaone", "llama3", "mistral")
 CONFIG_COPY = "mergekit_config.yml"
 
 
@@ -25,25 +24,28 @@ def choose_chat_template(wanted: str | None, models: Sequence[Model]) -> str | N
     """Return the text of the chat template the output gets; None to leave it as it is.
 
     ``auto`` takes the one most models have; of equally frequent ones the first in the order of the
-    file, the base before all. Other values are the Jinja text itself.
+    file, the base before all. Other values are a name of `taskloom.runs.mergekit.chat.TEMPLATES`, or
+    the Jinja text itself.
 
     Raises
     ------
     PlanError
-        The name of a template that mergekit ships, or text that is no template.
+        Neither a name nor text that can be a template.
     """
     if wanted is None:
         return None
     if wanted == "auto":
         found = [text for model in models if (text := _chat_template(model))]
         return Counter(found).most_common(1)[0][0] if found else None
-    if wanted in _SHIPPED:
-        raise PlanError(
-            f"chat_template {wanted!r}: templates that mergekit ships are not supported",
-            hint="Give the Jinja text itself, or auto",
-        )
+    if wanted in TEMPLATES:
+        return TEMPLATES[wanted]
     if len(wanted) < 20 or "{" not in wanted:
-        raise PlanError(f"chat_template {wanted!r} is not Jinja text", hint="Give the text, or auto")
+        guess = nearest(wanted, TEMPLATES)
+        did = f"; did you mean {guess!r}?" if guess else ""
+        raise PlanError(
+            f"chat_template {wanted!r} is not Jinja text{did}",
+            hint=f"Give the text, auto, or one of {', '.join(TEMPLATES)}",
+        )
     return wanted
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def read_documents(path: str | Path) -> list[Document]:
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{file}: cannot be read: {error}", hint="Check the path") from None
     documents = []
-    for number, (value, part) in enumerate(_load(file, text), start=1):
+    for number, (value, part) in enumerate(load_text(file, text), start=1):
         where = str(file) if number == 1 else f"{file}, document {number}"
         documents.append(Document(parse(MergeConfiguration, value, where=where), part))
     if not documents:
@@ -57,7 +58,14 @@ def read_documents(path: str | Path) -> list[Document]:
     return _in_order(file, documents)
 
 
-def _load(file: Path, text: str) -> list[tuple[Any, str]]:
+def load_text(file: str | Path, text: str) -> list[tuple[Any, str]]:
+    """Return every document of a text as plain data and as it is written.
+
+    Raises
+    ------
+    PlanError
+        Not YAML, or a key given twice.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -83,21 +91,15 @@ def _load(file: Path, text: str) -> list[tuple[Any, str]]:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
         raise PlanError(f"{file}{at}: is not YAML: {reason}", hint="Mend the file") from None
-    return list(zip(values, _texts(text), strict=False))
-
-
-def _texts(text: str) -> list[str]:
-    """Split the file where a line is ``---``; what holds comments only is left out."""
-    parts, lines = [], list[str]()
-    for line in text.splitlines():
-        if line.split("#")[0].rstrip() == "---":
-            parts.append(lines)
-            lines = []
-        else:
-            lines.append(line)
-    parts.append(lines)
-    whole = ["\n".join(part).strip() + "\n" for part in parts]
-    return [part for part in whole if any(x.split("#")[0].strip() for x in part.split("\n"))]
+    if len(nodes) == 1:
+        return [(values[0], text.strip() + "\n")]
+    parts, before = [], 0
+    for node in nodes:  # from the start of its first line, as the indentation counts
+        start = node.start_mark.index - node.start_mark.column
+        remarks = re.split(r"(?m)^(?:---|\.\.\.).*$", text[before:start])[-1]
+        before = node.end_mark.index
+        parts.append((remarks + text[start:before]).strip("\r\n") + "\n")
+    return list(zip(values, parts, strict=True))
 
 
 def _in_order(file: Path, documents: list[Document]) -> list[Document]:

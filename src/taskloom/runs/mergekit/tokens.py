@@ -12,14 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from taskloom.errors import CheckpointError, PlanError
 from taskloom.lazy import Tensor, torch
 from taskloom.runs.mergekit.models import Model, promoted, read_json
 from taskloom.runs.mergekit.schema import MergeConfiguration, ModelName, TokenRow
 from taskloom.store.access import info_of, row_range
+from taskloom.store.cache import canonical_digest
 from taskloom.store.checkpoint import TensorInfo
 
 _WORDS = re.compile(r"embed|wte|lm_head|output|unembed|decoder|vocab|predictions|word")
+#: rows read together although some between them are not wanted, and most rows read at once
+_GAP, _ROWS = 16, 1024
 _POSITIONS = re.compile(r"position|pos_|token_type|wpe|type_embed|norm", re.IGNORECASE)
 
 
@@ -115,6 +121,11 @@ class Vocabulary:
         if key not in self._placed:
             self._placed[key] = self._place(model, name, members)
         return self._placed[key]
+
+    def placing(self) -> str:
+        """Digest of which row of which tensor goes where, in all tensors that were placed."""
+        parts = [[str(key[0]), key[1], rows.placing()] for key, rows in self._placed.items()]
+        return canonical_digest([self.size, sorted(parts)])
 
     def _place(self, model: Model, name: str, members: Sequence[Model]) -> PlacedRows:
         own = [-1] * self.size
@@ -223,7 +234,24 @@ def _entry(token: str) -> dict[str, Any]:
 
 
 class PlacedRows:
-    """One tensor of a model with its rows placed by token; a checkpoint of one tensor."""
+    """One tensor of a model with its rows placed by token; a checkpoint of one tensor.
+
+    Rows are read where they are wanted, neighbours together, so that a slice of the output takes a
+    slice of memory however the tokens are ordered.
+
+    Parameters
+    ----------
+    model, name
+        Whose tensor.
+    own
+        For each row of the output the model's own row, -1 if it has none.
+    others
+        Row of the output -> rows whose mean it is; zeros where there are none and ``own`` is -1.
+    padding
+        Rows of the output that are the mean of all before them.
+    members
+        Who is merged; the dtype holds the numbers of all.
+    """
 
     def __init__(
         self,
@@ -234,7 +262,8 @@ class PlacedRows:
         padding: range,
         members: Sequence[Model],
     ) -> None:
-        self._model, self._name, self._own, self._others = model, name, own, others
+        self._model, self._name, self._others = model, name, others
+        self._own = np.asarray(own, np.int64)
         self._padding = padding
         kinds = [m.checkpoint.tensors[name].kind for m in members if name in m.checkpoint.tensors]
         shape = (len(own), *model.checkpoint.tensors[name].shape[1:])
@@ -251,17 +280,24 @@ class PlacedRows:
         """The one tensor."""
         return self._tensors
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files of the model and of those it takes rows from."""
+        donors = [m for rows in self._others.values() for m, _ in rows]
+        models = {id(m): m for m in (self._model, *donors)}.values()
+        return tuple(dict.fromkeys(f for m in models for f in getattr(m.checkpoint, "files", ())))
+
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         """Return placed rows, all if ``rows`` is None."""
         info = info_of(self._tensors, name, self.label)
         first, last = row_range(name, info.shape, rows or slice(None))
         found = torch.zeros((last - first, *info.shape[1:]), dtype=info.dtype)
-        mine = [(n - first, self._own[n]) for n in range(first, last) if self._own[n] >= 0]
-        if mine:
-            low, high = min(r for _, r in mine), max(r for _, r in mine) + 1
+        own = self._own[first:last]
+        for run in _runs(np.unique(own[own >= 0])):
+            low, high = int(run[0]), int(run[-1]) + 1
             block = self._model.checkpoint.read(name, slice(low, high))
-            places = torch.tensor([n for n, _ in mine])
-            found[places] = block[torch.tensor([r - low for _, r in mine])].to(info.dtype)
+            (places,) = np.nonzero((own >= low) & (own < high))
+            found[torch.from_numpy(places)] = block[torch.from_numpy(own[places] - low)].to(info.dtype)
         for number in range(first, last):
             if donors := self._others.get(number):
                 found[number - first] = _mean_row(name, donors, info.dtype)
@@ -271,15 +307,36 @@ class PlacedRows:
 
     def _padding_row(self) -> Tensor:
         if self._mean is None:
-            whole = self.read(self._name, slice(0, self._padding.start))
-            self._mean = whole.mean(0)
+            count, total = self._padding.start, None
+            for start in range(0, count, _ROWS):
+                block = self.read(self._name, slice(start, min(start + _ROWS, count)))
+                part = block.to(torch.float64).sum(0)
+                total = part if total is None else total + part
+            assert total is not None
+            self._mean = (total / count).to(block.dtype)
         return self._mean
 
     def digest(self) -> str:
         """Digest of the model's weights and of the placing."""
+        return hashlib.sha256(f"{self._model.checkpoint.digest()}{self.placing()}".encode()).hexdigest()
+
+    def placing(self) -> str:
+        """Digest of which row goes where."""
         donors = {n: [(str(m.name), row) for m, row in rows] for n, rows in self._others.items()}
-        placing = f"{self._model.checkpoint.digest()}{self._name}{list(self._own)}{donors}"
-        return hashlib.sha256(placing.encode()).hexdigest()
+        said = f"{self._name}{self._own.tolist()}{sorted(donors.items())}{self._padding}"
+        return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _runs(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Cut ascending row numbers where the next is far away, and where a run spans many rows."""
+    if not len(rows):
+        return []
+    runs = np.split(rows, np.nonzero(np.diff(rows) > _GAP)[0] + 1)
+    return [
+        part
+        for run in runs
+        for part in np.split(run, np.nonzero(np.diff((run - run[0]) // _ROWS))[0] + 1)
+    ]
 
 
 def _mean_row(name: str, donors: Sequence[tuple[Model, int]], dtype: torch.dtype) -> Tensor:
