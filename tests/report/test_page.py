@@ -111,6 +111,24 @@ def test_refusals_and_negative_transfer_are_said(outlines):
     assert "Negative transfer on the test split" in text
 
 
+def test_a_target_that_keeps_the_base_shows_no_interval():
+    result = realistic()
+    kept = result.targets[0].model_copy(
+        update={"reuse": "base", "gain": 0.0, "gain_low": 0.0, "gain_high": 0.0}
+    )
+    text = render(result.model_copy(update={"targets": [kept]}))
+    assert "the base is kept" in text
+    assert "the interval holds zero" not in text
+    assert 'class="span"' not in text
+
+
+@pytest.mark.parametrize("skipped", [[], ["8 experts"]])
+def test_time_of_a_run_that_went_on_says_so(skipped):
+    result = realistic()
+    lock = result.lock.model_copy(update={"skipped": skipped})
+    assert ("after earlier runs" in render(result.model_copy(update={"lock": lock}))) == bool(skipped)
+
+
 def test_every_chart_has_a_place_and_every_place_a_chart(outlines):
     for outline in outlines.values():
         places = [a["data-chart"] for _, a in outline.tags if "data-chart" in a]

@@ -9,7 +9,7 @@ from typing import Any
 from taskloom.runs.report import tables, words
 from taskloom.runs.report.charts import Figure, figures
 from taskloom.runs.report.index import Index
-from taskloom.runs.result import GuardRecord, TargetRecord
+from taskloom.runs.result import GuardRecord, LockRecord, TargetRecord
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class TargetView:
     gain_interval: str
     verdict: str
     tone: tables.Tone
+    kept: bool  # the base itself: there is no difference to show
     zero: float  # positions in per cent of the bar
     at: float
     low: float
@@ -98,8 +99,14 @@ def _facts(index: Index) -> list[tuple[str, str]]:
         ("Base", result.base),
         ("Compared", ", ".join(made)),
         ("Made", result.created.replace("T", " ").replace("Z", " UTC")),
-        ("Took", words.duration(math.fsum(result.lock.seconds.values()))),
+        ("Took", _took(result.lock)),
     ]
+
+
+def _took(lock: LockRecord) -> str:
+    """Return the seconds of this run, and whether it went on from earlier ones."""
+    seconds = words.duration(math.fsum(lock.seconds.values()))
+    return f"{seconds}, after earlier runs" if lock.skipped else seconds
 
 
 def _target(index: Index, record: TargetRecord) -> TargetView:
@@ -122,6 +129,7 @@ def _target(index: Index, record: TargetRecord) -> TargetView:
         gain_interval=words.interval(record.gain_low, record.gain_high, n, signed=True),
         verdict=verdict,
         tone=tone,
+        kept=record.reuse == "base",
         zero=at(0.0),
         at=at(record.gain),
         low=at(record.gain_low),
@@ -143,6 +151,8 @@ def _target(index: Index, record: TargetRecord) -> TargetView:
 
 
 def _told_apart(record: TargetRecord) -> tuple[str, tables.Tone]:
+    if record.reuse == "base":
+        return "the base is kept: nothing is reused, so nothing is gained or lost", "quiet"
     if record.gain_low > 0:
         return "clear gain: the interval lies above zero", "good"
     if record.gain_high < 0:
