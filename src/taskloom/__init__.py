@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from taskloom.merging.explain import explain as explain
     from taskloom.merging.extract import extract as extract
     from taskloom.merging.lowrank import merge_adapters as merge_adapters
+    from taskloom.merging.parts import merge_parts as merge_parts
+    from taskloom.merging.restore import restore_task as restore_task
     from taskloom.runs.demo import demo as demo
     from taskloom.runs.evaluate import evaluate as evaluate
     from taskloom.runs.pipeline import run as run
@@ -44,9 +46,11 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "merge": ("taskloom.merging.api", "merge"),
     "merge_adapters": ("taskloom.merging.lowrank", "merge_adapters"),
     "merge_files": ("taskloom.merging.api", "merge_files"),
+    "merge_parts": ("taskloom.merging.parts", "merge_parts"),
     "methods": ("taskloom.catalogue", "methods"),
     "pool": ("taskloom.store.pool", "open_pool"),
     "report": ("taskloom.runs.show", "report"),
+    "restore_task": ("taskloom.merging.restore", "restore_task"),
     "run": ("taskloom.runs.pipeline", "run"),
     "select": ("taskloom.runs.select", "select"),
     "tasks": ("taskloom.catalogue", "tasks"),
@@ -65,9 +69,11 @@ __all__ = [
     "merge",
     "merge_adapters",
     "merge_files",
+    "merge_parts",
     "methods",
     "pool",
     "report",
+    "restore_task",
     "run",
     "select",
     "tasks",

@@ -1,0 +1,231 @@
+"""From the parts of tasks back to the model of one: ``base + scale * mask * shared``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskloom.errors import CheckpointError, IntegrityError, PlanError, nearest
+from taskloom.lazy import Tensor, torch
+from taskloom.merging.api import MergeReport, write_merged
+from taskloom.merging.engine import Options, default_threads
+from taskloom.merging.parts import FILE, FORMAT
+from taskloom.merging.plan import plan_program
+from taskloom.merging.program import Output, Program, Ref
+from taskloom.progress import Progress, silent
+from taskloom.store.checkpoint import Checkpoint, TensorInfo
+from taskloom.store.digest import combine_digests, tensor_digest
+from taskloom.store.open import Source, open_checkpoint
+from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+
+
+class TaskCheckpoint:
+    """The model of one task, made lazily from its parts; a source like any other.
+
+    Parameters
+    ----------
+    parts
+        Folder that ``taskloom.merge_parts`` wrote.
+    base
+        The base that the parts were made beside, held against the recorded digest.
+    task
+        Name of the expert.
+
+    Raises
+    ------
+    CheckpointError
+        There are no parts, or their files are not what they should be.
+    IntegrityError
+        Another base.
+    PlanError
+        There is no such task.
+    """
+
+    def __init__(self, parts: str | os.PathLike[str], base: Checkpoint, task: str) -> None:
+        self._folder = Path(parts)
+        table = read_parts(self._folder)
+        if task not in table["tasks"]:
+            guess = nearest(task, table["tasks"])
+            did = f"did you mean {guess!r}? " if guess else ""
+            listed = ", ".join(table["tasks"])
+            raise PlanError(f"{parts} has no task {task!r}: {did}There are: {listed}")
+        entry = table["tasks"][task]
+        self._base, self._scale, self._task = base, float(entry["scale"]), task
+        self._shared = SafetensorsCheckpoint(self._folder / table["shared"])
+        self._masks = SafetensorsCheckpoint(self._folder / entry["file"])
+        self._check()
+        if base.digest() != table["base"]["digest"]:
+            raise IntegrityError(
+                f"{parts} was made beside another base ({table['base']['label']}) than {base.label}",
+                hint="Give the base that the experts were tuned from",
+            )
+
+    def _check(self) -> None:
+        for name, info in self._shared.tensors.items():
+            bits = self._masks.tensors.get(name)
+            known = self._base.tensors.get(name)
+            if known is None or known.shape != info.shape:
+                found = "none" if known is None else str(list(known.shape))
+                raise CheckpointError(
+                    f"{self._folder}: tensor {name!r}: expected shape {list(info.shape)}, found {found} "
+                    f"in the base {self._base.label}",
+                    hint="Give the base that the experts were tuned from",
+                )
+            if bits is None or bits != TensorInfo((-(-info.numel // 8),), "uint8"):
+                raise CheckpointError(
+                    f"{self._folder}: the mask of tensor {name!r} has not a bit for each of its "
+                    f"{info.numel} entries",
+                    hint="Write the parts again",
+                )
+
+    @property
+    def label(self) -> str:
+        """Folder and task."""
+        return f"{self._folder}#{self._task}"
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The base's."""
+        return self._base.tensors
+
+    @property
+    def path(self) -> Path | None:
+        """The base's folder, whose configuration and tokenizer fit."""
+        found: Path | None = getattr(self._base, "path", None)
+        return found
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read: of the base, the shared vector and the masks."""
+        base: tuple[Path, ...] = getattr(self._base, "files", ())
+        return (*base, *self._shared.files, *self._masks.files)
+
+    def read(self, name: str, rows: slice | None = None) -> Tensor:
+        """Return a tensor, or rows of it, in the base's dtype."""
+        if name not in self._shared.tensors:
+            return self._base.read(name, rows)
+        info = self.tensors[name]
+        if rows is None:
+            return self.read_range(name, 0, info.numel).reshape(info.shape)
+        first, last, _ = rows.indices(info.shape[0])
+        row = info.numel // info.shape[0] if info.shape[0] else 0
+        count = max(0, last - first)
+        found = self.read_range(name, first * row, (first + count) * row)
+        return found.reshape(count, *info.shape[1:])
+
+    def read_range(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements ``start`` to ``stop`` of the flattened tensor."""
+        base = _range(self._base, name, start, stop)
+        if name not in self._shared.tensors:
+            return base
+        wide = torch.promote_types(base.dtype, torch.float32)
+        shared = self._shared.read_range(name, start, stop).to(wide)
+        packed = self._masks.read_range(name, start // 8, -(-stop // 8)).numpy()
+        bits = np.unpackbits(packed)[start % 8 : start % 8 + stop - start]
+        factor = torch.tensor(self._scale, dtype=wide)
+        change = shared * (torch.from_numpy(bits).to(wide) * factor)
+        return (base.to(wide) + change).to(base.dtype)
+
+    def digest(self) -> str:
+        """SHA-256 over names, shapes, dtypes and bytes of the task's model."""
+        return combine_digests(
+            (name, info, tensor_digest(self.read(name))) for name, info in self.tensors.items()
+        )
+
+
+def _range(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Tensor:
+    ranged = getattr(checkpoint, "read_range", None)
+    if ranged is not None:
+        found: Tensor = ranged(name, start, stop)
+        return found.reshape(-1)
+    return checkpoint.read(name).reshape(-1)[start:stop]
+
+
+def read_parts(folder: Path) -> dict[str, Any]:
+    """Return the ``parts.json`` of a folder.
+
+    Raises
+    ------
+    CheckpointError
+        There is none, or it is of another format.
+    """
+    path = folder / FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not JSON"
+        raise CheckpointError(
+            f"{folder} holds no parts of tasks: {FILE}: {reason}",
+            hint="Give a folder that taskloom.merge_parts wrote",
+        ) from None
+    whole = isinstance(table, dict) and all(
+        isinstance(table.get(key), kind)
+        for key, kind in (("tasks", dict), ("base", dict), ("shared", str))
+    )
+    if not whole or table.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: expected parts of format {FORMAT}, found something else",
+            hint="Write the parts again with this version",
+        )
+    found: dict[str, Any] = table
+    return found
+
+
+def restore_task(
+    parts: str | os.PathLike[str],
+    base: Source,
+    task: str,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    allow_pickle: bool = False,
+    threads: int | None = None,
+    slice_bytes: int | None = None,
+    progress: Progress = silent,
+) -> MergeReport:
+    """Write the model of one task as a directory that ``from_pretrained`` loads, slice by slice.
+
+    Parameters
+    ----------
+    parts
+        Folder that ``taskloom.merge_parts`` wrote.
+    base
+        The base that the parts were made beside.
+    task
+        Name of the expert.
+    output, overwrite, allow_pickle, threads, slice_bytes, progress
+        As ``taskloom.merge_files``.
+
+    Raises
+    ------
+    CheckpointError, IntegrityError, PlanError
+        As `TaskCheckpoint`.
+    OutputError
+        As ``taskloom.merge_files``.
+    """
+    origin = open_checkpoint(base, allow_pickle=allow_pickle)
+    checkpoint = TaskCheckpoint(parts, origin, task)
+    outputs = tuple(
+        Output(name, info, None, None, (Ref(checkpoint, name),), (task,))
+        for name, info in checkpoint.tensors.items()
+    )
+    table = read_parts(Path(parts))
+    return write_merged(
+        plan_program(Program(outputs, getattr(origin, "aliases", {})), slice_bytes=slice_bytes),
+        output,
+        recipe={
+            "method": table["method"],
+            "options": {**table["options"], "task": task},
+            "composition": f"{table['composition']} -> take({task})",
+        },
+        sources={"parts": str(parts), "base": origin.label, "task": task},
+        template=checkpoint.path,
+        names=(task,),
+        overwrite=overwrite,
+        options=Options(threads=threads or default_threads(), progress=progress),
+    )
