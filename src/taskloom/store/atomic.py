@@ -153,7 +153,7 @@ def refuse_existing(final: Path, *, overwrite: bool) -> None:
     elif any(final.iterdir()):
         raise OutputError(
             f"{final} exists and is not empty",
-            hint="Name another output, or allow overwriting it",
+            hint="Name another output, or allow overwriting it (--force)",
         )
 
 
@@ -175,7 +175,7 @@ def _swap_in(temp: Path, final: Path, overwrite: bool) -> None:
             if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise OutputError(
                     f"{final} was made by somebody else in the meantime",
-                    hint="Name another output, or allow overwriting it",
+                    hint="Name another output, or allow overwriting it (--force)",
                 ) from error
             raise
         _sync(final.parent)

@@ -107,7 +107,8 @@ def _open_pickle(path: Path, allow_pickle: bool) -> MemoryCheckpoint:
     if not allow_pickle:
         raise CheckpointError(
             f"{path}: the weights are pickled, and unpickling can run code",
-            hint="Convert them to safetensors, or allow pickles if you trust where they come from",
+            hint="Convert them to safetensors, or allow pickles if you trust where they come from "
+            "(--allow-pickle)",
         )
     return pickled.open_pickled(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -253,7 +254,7 @@ def check_outputs(stages: Sequence[Stage], *, overwrite: bool) -> None:
         Names the first.
     """
     for stage in stages:
-        if stage.ready or overwrite or not stage.path.exists():
+        if stage.ready or overwrite or not os.path.exists(stage.path):
             continue
         other = " and was not made of this file and these inputs" if stage.document.name else ""
         raise OutputError(
@@ -316,7 +317,6 @@ def _write(
     options: Options,
 ) -> None:
     resolved, models = stage.resolved, list(stage.models.values())
-    stage.path.parent.mkdir(parents=True, exist_ok=True)
 
     def extra(folder: Path) -> None:
         finish(folder, stage.document, resolved, stage.chat_template)
