@@ -13,17 +13,18 @@ some rules by what it is; name those in ``skip``. Everything else is a fault.
 from __future__ import annotations
 
 import inspect
+import json
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from taskloom.algebra import Chain
+from taskloom.algebra import Chain, Need
 from taskloom.errors import NumericalError
 from taskloom.merging import executor
 from taskloom.merging.api import merge, merge_files
@@ -32,6 +33,7 @@ from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.memory import MemoryCheckpoint
 from taskloom.store.pool import Expert, Pool
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+from taskloom.store.statistic import Statistic
 from taskloom.store.writer import write_safetensors
 
 Weights = dict[str, Tensor]
@@ -75,7 +77,8 @@ class Trial:
     def run(self, base: Any, experts: Mapping[str, Any], **call: Any) -> Weights:
         """Merge, and hold names, order, shapes and dtypes against the base's."""
         recipe = call.pop("recipe", self.recipe)
-        merged = merge(base, experts, recipe, **call)
+        given = make_statistics(self.chain, experts)
+        merged = merge(base, experts, recipe, statistics=given, **call)
         if isinstance(base, dict):
             _require(set(merged) == set(base), f"expected tensors {list(base)}, found {list(merged)}")
             for name, tensor in merged.items():
@@ -172,6 +175,36 @@ def make_experts(base: Weights, count: int) -> dict[str, Weights]:
     return experts
 
 
+def make_statistics(
+    chain: Chain, experts: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, list[Statistic]]:
+    """Return the statistics a chain needs, drawn by expert's name; of every tensor but ``vector``."""
+    return {
+        name: [_statistic(need, name, list(experts), weights) for need in chain.needs]
+        for name, weights in experts.items()
+    }
+
+
+def _statistic(need: Need, name: str, names: list[str], weights: Mapping[str, Tensor]) -> Statistic:
+    generator = torch.Generator().manual_seed(sum(name.encode()))
+    infos = {n: i for n, i in MemoryCheckpoint(weights).tensors.items() if i.is_float and n != "vector"}
+    tensors = {}
+    if need.how == "slice":
+        for tensor, info in infos.items():
+            tensors[tensor] = torch.randint(0, 4, info.shape, generator=generator) / 4
+    elif need.how == "whole":
+        for tensor, info in infos.items():
+            if len(info.shape) == 2 and info.numel:
+                seen = torch.randint(-3, 4, (9, info.shape[1]), generator=generator) / 2
+                tensors[tensor] = seen.T @ seen
+    scores = {tensor: float(torch.rand((), generator=generator)) for tensor in infos}
+    gaps = {
+        other: float(torch.rand((), generator=generator)) for other in sorted(names) if other != name
+    }
+    table = {"norm": "3.5", "layers": json.dumps(scores), "gaps": json.dumps(gaps)}
+    return Statistic.of(need.kind, tensors, grouping="tensor", **table)
+
+
 def _floats(weights: Weights) -> Weights:
     return {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
 
@@ -248,7 +281,11 @@ def disk_is_memory(trial: Trial) -> None:
             for name, weights in {"base": base, **experts}.items()
         }
         origin = paths.pop("base")
-        report = merge_files(origin, paths, trial.recipe, Path(folder) / "out")
+        given = {
+            name: [each.save(Path(folder) / f"{name}-{each.kind}.safetensors") for each in several]
+            for name, several in make_statistics(trial.chain, experts).items()
+        }
+        report = merge_files(origin, paths, trial.recipe, Path(folder) / "out", statistics=given)
         written = SafetensorsCheckpoint(report.path)
         _same_bytes({n: written.read(n) for n in written.tensors}, expected, "disk and memory")
 
@@ -363,8 +400,12 @@ def declared_reads(trial: Trial) -> None:
             for name, weights in make_experts(base, trial.count).items()
         }
         pool = Pool(origin, tuple(Expert(name, each) for name, each in counted.items()))
+        beside = [
+            [replace(each, checkpoint=CountingCheckpoint(each.checkpoint)) for each in several]
+            for several in make_statistics(trial.chain, make_experts(base, trial.count)).values()
+        ]
         with _slice(size):
-            plan = executor.plan_merge(pool, trial.chain)
+            plan = executor.plan_merge(pool, trial.chain, statistics=beside)
         dict(executor.execute(plan))
         reads = {output.name: plan.output_reads(output) for output in plan.program.outputs}
         for name, each in counted.items():
@@ -375,7 +416,8 @@ def declared_reads(trial: Trial) -> None:
                     f"{reads[tensor]} reads declared, but {each.bytes[tensor]} bytes of tensor "
                     f"{tensor!r} ({once} bytes) of expert {name!r} were read",
                 )
-        found = sum(sum(each.bytes.values()) for each in (origin, *counted.values()))
+        others = [cast("CountingCheckpoint", each.checkpoint) for several in beside for each in several]
+        found = sum(sum(each.bytes.values()) for each in (origin, *counted.values(), *others))
         _require(found == plan.bytes_read, f"{plan.bytes_read} bytes declared, {found} read")
 
 

@@ -58,8 +58,9 @@ def gather(pool: Pool, statistics: Statistics | None) -> dict[str, list[Statisti
     """
     given = {} if statistics is None else statistics
     if not isinstance(given, Mapping):
-        if isinstance(given, str) or len(given) != len(pool.names):
-            found = "one" if isinstance(given, str) else str(len(given))
+        single = not isinstance(given, Sequence) or isinstance(given, str)
+        if single or len(given) != len(pool.names):
+            found = "1" if single else str(len(given))
             raise PlanError(
                 f"statistics were given for {found} experts, and the pool has {len(pool.names)} "
                 f"({', '.join(pool.names)})",
