@@ -21,6 +21,7 @@ SIZES = {"0.5B": (1024, 28, 4096, 32000), "1.5B": (2048, 26, 5632, 32000), "tiny
 
 
 def llama(size: str) -> tuple[dict[str, TensorInfo], dict]:
+    """Return tensors and configuration of a Llama."""
     hidden, layers, inner, vocabulary = SIZES[size]
     shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
     for i in range(layers):
@@ -44,9 +45,9 @@ def llama(size: str) -> tuple[dict[str, TensorInfo], dict]:
 
 
 def many(count: int = 14403) -> tuple[dict[str, TensorInfo], dict]:
-    """As many tensors as a mixture-of-experts model has, of 12 kB each: a Llama of many layers."""
+    """As many tensors as a mixture-of-experts model has, of 12 kB on average: a Llama of many layers."""
     layers = (count - 3) // 9
-    hidden, inner = 64, 128
+    hidden, inner = 64, 194
     infos, config = {}, llama("tiny")[1] | {
         "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
         "vocab_size": 1000, "num_attention_heads": 1, "num_key_value_heads": 1,
@@ -57,6 +58,7 @@ def many(count: int = 14403) -> tuple[dict[str, TensorInfo], dict]:
 
 
 def tensors(infos: dict[str, TensorInfo], base: SafetensorsCheckpoint | None, seed: int):
+    """Yield random weights, or a base and small random changes."""
     generator = torch.Generator().manual_seed(seed)
     for name, info in infos.items():
         noise = torch.randn(info.shape, generator=generator)
@@ -64,7 +66,8 @@ def tensors(infos: dict[str, TensorInfo], base: SafetensorsCheckpoint | None, se
 
 
 def make(out: Path, size: str, experts: int) -> None:
-    infos, config = many() if size == "many" else llama(size)
+    """Write base, e1, e2, ...; those that are there are kept."""
+    infos, config = many(int(size[4:] or 14403)) if size.startswith("many") else llama(size)
     print(f"{size}: {sum(i.numel for i in infos.values()):,} parameters, {len(infos)} tensors")
     base = None
     for k in range(experts + 1):
@@ -83,7 +86,7 @@ def make(out: Path, size: str, experts: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--size", choices=[*SIZES, "many"], default="0.5B")
+    parser.add_argument("--size", choices=[*SIZES, "many", "many453", "many3603"], default="0.5B")
     parser.add_argument("--experts", type=int, default=3)
     options = parser.parse_args()
     sys.exit(make(options.out, options.size, options.experts))
