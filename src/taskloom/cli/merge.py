@@ -192,6 +192,8 @@ def _tell_plan(told: dict[str, Any], explain: bool, as_json: bool) -> None:
             click.echo(f"read {file['path']} ({file['bytes'] / 1e6:,.1f} MB)")
     for group in told["groups"]:
         whole = f"; {group['whole']!r} in memory as a whole" if group["whole"] else ""
+        if group["grain"] == "matrix":
+            whole += "; whole matrices, one at a time"
         click.echo(
             f"{group['tensors']} tensors: {group['composition']}: {group['reads']} reads, "
             f"{group['bytes_read'] / 1e6:,.1f} MB in, {group['bytes_written'] / 1e6:,.1f} MB out{whole}"

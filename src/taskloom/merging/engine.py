@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.algebra import Chain
+from taskloom.algebra import Chain, Grain
 from taskloom.algebra.core import Measure, Step
 from taskloom.algebra.select import Radix
 from taskloom.errors import CheckpointError
@@ -195,6 +195,7 @@ class Engine:
         self.files = Files()
         self.digests = Digests()
         self._local = threading.local()
+        self._matrix = threading.Lock()
         self._fused = {
             output.name: options.fused and fused.fits(output) for output in plan.program.outputs
         }
@@ -316,7 +317,7 @@ class Engine:
         how, check = self.plan.cutting(output), self.options.nan == "refuse"
         known = dict(known) | tensor_statistics(output, how, check=check)
         state = hashlib.sha256()
-        with torch.inference_mode():
+        with self._alone(output), torch.inference_mode():
             for piece in pieces(output.info, how):
                 self._ticks.check()
                 base, stack = load(output, piece, check=check)
@@ -405,11 +406,16 @@ class Engine:
                 self._check(arena, output)
             return
         check = self.options.nan == "refuse"
-        with torch.inference_mode():
+        with self._alone(output), torch.inference_mode():
             for piece in pieces(output.info, self.plan.cutting(output)):
                 self._ticks.check()
                 _, stack = load(output, piece, check=check)
                 counter.see(apply_steps(output, stack, known, upto=index))
+
+    def _alone(self, output: Output) -> contextlib.AbstractContextManager[Any]:
+        """Let one matrix that is worked on as a whole be in memory at a time, not one per thread."""
+        matrix = output.chain is not None and output.chain.grain == Grain.MATRIX
+        return self._matrix if matrix else contextlib.nullcontext()
 
     def _pieces(self, output: Output) -> Iterator[Piece]:
         """Yield the pieces for the kernels: rows where a step ranks them, else flat slices."""

@@ -33,9 +33,14 @@ class Group:
     bytes_read, bytes_written
         In all.
     memory
-        Bytes that one thread holds at most.
+        Bytes that one thread holds at most, matrices apart.
     whole
         The largest tensor that must be in memory as a whole, by name; None if all are cut up.
+    grain
+        The smallest piece the chain works on: ``element``, ``row``, ``tensor`` or ``matrix``.
+    matrix
+        Bytes that its largest matrix takes where the grain is ``matrix``. One is worked on at a time,
+        whatever the number of threads.
     """
 
     composition: str
@@ -45,6 +50,8 @@ class Group:
     bytes_written: int
     memory: int
     whole: str | None
+    grain: str = "element"
+    matrix: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +126,7 @@ class MergePlan:
         widest = max((len(o.sources) for o in self.program.outputs), default=0)
         counting = any(g.reads > 1 for g in self.groups)
         own = threads * (self.memory + _THREAD + (5 * widest * _HISTOGRAM if counting else 0))
+        own += max((group.matrix for group in self.groups), default=0)
         return {
             "tensors": len(self.program.outputs),
             "reads": self.reads,
@@ -134,14 +142,19 @@ class MergePlan:
         }
 
     def _group(self, chain: Chain | None, outputs: list[Output]) -> Group:
-        read = memory = 0
+        read = memory = matrix = 0
+        grain = Grain.ELEMENT if chain is None else chain.grain
         whole: Output | None = None
         for output in outputs:
             how = self.cutting(output)
             read += self.output_reads(output) * output.nbytes_read
             size = piece_elements(output.info, how)
             rows = 2 * len(output.experts) + 3 + len(output.experts) * len(output.beside)
-            memory = max(memory, size * 4 * rows)
+            taken = size * 4 * rows
+            if grain == Grain.MATRIX:
+                matrix = max(matrix, taken, _working_set(output))
+            else:
+                memory = max(memory, taken)
             held = size > self.elements and size == output.info.numel
             if held and (whole is None or size > whole.info.numel):
                 whole = output
@@ -153,7 +166,17 @@ class MergePlan:
             bytes_written=sum(output.info.nbytes for output in outputs),
             memory=memory,
             whole=None if whole is None else whole.name,
+            grain=str(grain),
+            matrix=matrix,
         )
+
+
+def _working_set(output: Output) -> int:
+    """Bytes of a matrix's task vectors, its base and what the hungriest step takes beside them."""
+    steps = output.chain.steps if output.chain is not None else ()
+    count, shape = len(output.experts), output.info.shape
+    needed = (step.workspace(shape, count) for step in steps if step.workspace is not None)
+    return 4 * output.info.numel * (count + 1) + max(needed, default=0)
 
 
 def plan_program(program: Program, *, slice_bytes: int | None = None) -> MergePlan:

@@ -181,7 +181,10 @@ def program_of(
         wanted = info if dtype is None else TensorInfo(info.shape, dtype)
         base = None if pool.base is None else Ref(pool.base, name)
         experts = tuple(Ref(expert.checkpoint, name) for expert in pool.experts)
-        if all(each.need.how == "table" or name in each.checkpoints[0].tensors for each in beside):
+        made_by = chain.for_tensor(name, info.shape)
+        if made_by is not chain:
+            outputs.append(Output(name, wanted, made_by, base, experts, pool.names))
+        elif all(each.need.how == "table" or name in each.checkpoints[0].tensors for each in beside):
             outputs.append(Output(name, wanted, chain, base, experts, pool.names, beside))
         else:
             outputs.append(Output(name, wanted, chain.otherwise, base, experts, pool.names))
