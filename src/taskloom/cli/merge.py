@@ -68,6 +68,25 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
     show_default=True,
     help="What SHA-256 is computed of.",
 )
+@click.option(
+    "--heads",
+    metavar="refuse|keep|MODULES",
+    default="refuse",
+    show_default=True,
+    help="Heads of tasks: must fit, or are kept beside the merged model ('keep': the usual names).",
+)
+@click.option(
+    "--tokenizer",
+    metavar="base|union|NAME|DIR",
+    default="base",
+    show_default=True,
+    help="'union' places embeddings by token; or whose tokenizer is copied.",
+)
+@click.option(
+    "--chat-template",
+    metavar="NAME|DIR|FILE|none",
+    help="Whose chat template; else as it comes with the tokenizer.",
+)
 @click.option("--discard", is_flag=True, help="Throw away what an interrupted merge left.")
 @click.option("--explain", is_flag=True, help="Say what would be read and needed; read no weights.")
 @click.option("--check", is_flag=True, help="Check all that headers tell; read no weights.")
@@ -91,6 +110,9 @@ def command(
     max_shard_size: int,
     nan: Literal["refuse", "allow"],
     digest: Literal["all", "output", "none"],
+    heads: str,
+    tokenizer: str,
+    chat_template: str | None,
     discard: bool,
     explain: bool,
     check: bool,
@@ -143,6 +165,9 @@ def command(
             allow_pickle=allow_pickle,
             threads=threads,
             slice_bytes=slice_size,
+            heads=heads,
+            tokenizer=tokenizer,
+            chat_template=chat_template,
             **values,
         )
         _tell_plan(told, explain, as_json)
@@ -164,6 +189,9 @@ def command(
             max_shard_bytes=max_shard_size,
             nan=nan,
             digests=digest,
+            heads=heads,
+            tokenizer=tokenizer,
+            chat_template=chat_template,
             discard=discard,
             progress=progress,
             **values,

@@ -17,6 +17,7 @@ from taskloom.merging.engine import Options, default_threads
 from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.plain import Nan
 from taskloom.merging.plan import MergePlan, plan_program
+from taskloom.merging.prepare import prepare
 from taskloom.merging.program import program_of
 from taskloom.merging.provenance import (
     InputDigests,
@@ -169,6 +170,9 @@ def merge_files(
     discard: bool = False,
     fused: bool = True,
     statistics: Statistics | None = None,
+    heads: str | Sequence[str] = "refuse",
+    tokenizer: str = "base",
+    chat_template: str | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> MergeReport:
@@ -205,6 +209,9 @@ def merge_files(
         Throw away what an earlier, interrupted merge of something else left in ``OUT.partial``.
     fused
         False: do without the compiled kernels, which give the same bytes.
+    heads, tokenizer, chat_template
+        What becomes of heads that differ, of unequal vocabularies, and of the chat template: see
+        `taskloom.merging.prepare.prepare`.
 
     Raises
     ------
@@ -215,7 +222,16 @@ def merge_files(
         As `merge`.
     """
     chosen = _recipe(recipe, seed, options)
-    pool = _pool(base, experts, names, allow_pickle)
+    ready = prepare(
+        base,
+        experts,
+        names=names,
+        allow_pickle=allow_pickle,
+        heads=heads,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    )
+    pool = ready.pool
     program = program_of(pool, chosen.chain, _dtype(dtype), statistics)
     check_origin(pool, program.beside)
     plan = plan_program(program, slice_bytes=slice_bytes)
@@ -224,6 +240,7 @@ def merge_files(
         "experts": {expert.name: expert.checkpoint.label for expert in pool.experts},
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "nan": nan,
+        **ready.record,
     }
     if program.beside:
         sources["statistics"] = labels_of(pool, program.beside)
@@ -239,6 +256,7 @@ def merge_files(
         max_shard_bytes=max_shard_bytes,
         digests=digests,
         discard=discard,
+        extra=ready.finish,
         options=Options(
             threads=threads or default_threads(),
             workers=workers,

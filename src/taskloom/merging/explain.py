@@ -10,13 +10,14 @@ from typing import Any
 
 from taskloom.errors import OutputError
 from taskloom.lazy import torch
-from taskloom.merging.api import Experts, _dtype, _pool, _recipe
+from taskloom.merging.api import Experts, _dtype, _recipe
 from taskloom.merging.build import partial_of
 from taskloom.merging.engine import default_threads
 from taskloom.merging.plan import MergePlan, plan_program
+from taskloom.merging.prepare import prepare
 from taskloom.merging.program import program_of
 from taskloom.merging.provenance import recipe_hash, recipe_record
-from taskloom.merging.recipe import Recipe
+from taskloom.merging.recipe import RecipeLike
 from taskloom.merging.statistics import Statistics
 from taskloom.store.atomic import refuse_existing
 from taskloom.store.open import Source
@@ -25,7 +26,7 @@ from taskloom.store.open import Source
 def explain(
     base: Source | None,
     experts: Experts,
-    recipe: str | Recipe,
+    recipe: RecipeLike,
     output: str | Path | None = None,
     *,
     names: Sequence[str] | None = None,
@@ -36,6 +37,9 @@ def explain(
     threads: int | None = None,
     slice_bytes: int | None = None,
     statistics: Statistics | None = None,
+    heads: str | Sequence[str] = "refuse",
+    tokenizer: str = "base",
+    chat_template: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Check everything that can be known before weights are read, and say what a merge would do.
@@ -43,7 +47,7 @@ def explain(
     Parameters
     ----------
     base, experts, recipe, output, names, seed, dtype, overwrite, allow_pickle, threads, slice_bytes,
-    statistics, **options
+    statistics, heads, tokenizer, chat_template, **options
         As `taskloom.merge_files`. Without an ``output`` nothing is said of the disk.
 
     Returns
@@ -60,7 +64,15 @@ def explain(
         What `taskloom.merge_files` would raise before it reads a weight; a disk that is too full.
     """
     chosen = _recipe(recipe, seed, options)
-    pool = _pool(base, experts, names, allow_pickle)
+    pool = prepare(
+        base,
+        experts,
+        names=names,
+        allow_pickle=allow_pickle,
+        heads=heads,
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+    ).pool
     program = program_of(pool, chosen.chain, _dtype(dtype), statistics)
     plan = plan_program(program, slice_bytes=slice_bytes)
     record = recipe_record(chosen)

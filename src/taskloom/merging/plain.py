@@ -158,5 +158,6 @@ def nonfinite(ref: Ref, owner: str) -> NumericalError:
         count += count_nonfinite(values.to(torch.float64))
     return NumericalError(
         f"tensor {ref.name!r} of {owner} ({ref.checkpoint.label}) holds {count} NaN or infinite values",
-        hint="A merge would spread them; repair or leave out that checkpoint, or allow NaN by name (--nan allow) (--nan allow)",
+        hint="A merge would spread them; repair or leave out that checkpoint, or allow NaN by name "
+        "(--nan allow)",
     )

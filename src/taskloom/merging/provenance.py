@@ -119,7 +119,7 @@ def write_record(
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             entry: dict[str, Any] = {"bytes": path.stat().st_size}
-            if path.suffix == ".safetensors":
+            if path.suffix == ".safetensors" and path.parent == folder:  # heads are in folders below
                 names = SafetensorsCheckpoint(path).tensors
                 if built.tensors:
                     entry["digest"] = checkpoint_digest(

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from taskloom.errors import CheckpointError, IntegrityError, PlanError
-from taskloom.merging.api import _dtype, _pool, _recipe
+from taskloom.merging.api import _dtype, _recipe
 from taskloom.merging.build import decode
 from taskloom.merging.engine import Engine, Options, default_threads
 from taskloom.merging.plan import MergePlan, plan_program
+from taskloom.merging.prepare import prepare
 from taskloom.merging.program import Output, Program, program_of
 from taskloom.merging.provenance import FILE
 from taskloom.progress import Progress, silent
@@ -142,7 +143,8 @@ def rebuild_pool(record: Mapping[str, Any]) -> MergePlan:
     chosen = _recipe(recipe["method"], None, options)
     experts = {name: _path(label) for name, label in sources["experts"].items()}
     base = None if sources["base"] is None else _path(sources["base"])
-    pool = _pool(base, experts, None, False)
+    change = {key: sources[key] for key in ("heads", "tokenizer") if key in sources}
+    pool = prepare(base, experts, **change).pool
     statistics = {
         name: [_path(label) for label in labels]
         for name, labels in sources.get("statistics", {}).items()

@@ -10,7 +10,6 @@ that know it, or from zero. The result are checkpoints like any other.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,15 +25,11 @@ from taskloom.store.atomic import write_json
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.digest import combine_digests, tensor_bytes
 from taskloom.store.header import strict_json
-from taskloom.store.tokenizer import Vocabulary, copy_tokenizer, read_vocabulary
+from taskloom.store.tokenizer import VOCABULARY, Vocabulary, copy_tokenizer, read_vocabulary
 
 #: how the rows of tokens that the base does not know start
 New = Literal["mean", "zero"]
 
-_NAMES = re.compile(
-    r"(.*\.)?((embed_tokens|tok_embeddings|wte|word_embeddings|embed_in|shared|lm_head|embed_out|proj_out)"
-    r"\.(weight|bias)|predictions\.(decoder\.(weight|bias)|bias))"
-)
 _GAP = 16
 _ROWS = 4096
 
@@ -415,7 +410,7 @@ def _names(
     """Return the tensors with one row per token, the first of them an embedding or a head."""
     for name in given or ():
         info_of(base.tensors, name, base.label)
-    known = [n for n in base.tensors if (n in given if given is not None else _NAMES.fullmatch(n))]
+    known = [n for n in base.tensors if (n in given if given is not None else VOCABULARY.fullmatch(n))]
     if not known:
         raise CheckpointError(
             f"{base.label}: expected an embedding with one row per token, found none by its name",

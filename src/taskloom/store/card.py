@@ -137,7 +137,7 @@ def model_card(
     said = recipe if isinstance(recipe, str) else yaml.safe_dump(dict(recipe), sort_keys=False, width=90)
     made_by = f"Taskloom {version}".strip()
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n",
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {_words(title)}\n",
         f"A merge of {_count(origins)}, made with {_words(made_by)}.\n",
         f"## Recipe\n\n{_fenced(said, 'yaml')}",

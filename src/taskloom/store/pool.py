@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from taskloom.errors import CheckpointError, nearest
 from taskloom.lazy import torch
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
+from taskloom.store.heads import NAMES as HEADS
 from taskloom.store.open import Source, open_checkpoint, source_name
 from taskloom.store.tied import as_tied
+from taskloom.store.tokenizer import VOCABULARY
+
+#: takes the base and the experts as they were opened, returns them as they are pooled
+Change = Callable[
+    [Checkpoint | None, Sequence[Checkpoint]], tuple[Checkpoint | None, Sequence[Checkpoint]]
+]
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,7 @@ def open_pool(
     *,
     names: Sequence[str] | None = None,
     allow_pickle: bool = False,
+    change: Change | None = None,
 ) -> Pool:
     """Open a base and its experts and check that they belong together.
 
@@ -143,6 +151,8 @@ def open_pool(
         part, and weights in memory are called ``expert-1``, ``expert-2``, ...
     allow_pickle
         Also open pickled weights.
+    change
+        Called with the opened base and experts before they are checked; returns what is pooled.
 
     Raises
     ------
@@ -174,6 +184,9 @@ def open_pool(
                 whose = f"the base {opened.label}"
                 checkpoint = as_tied(checkpoint, opened, who=who, whose=whose)
             members.append(Expert(name, checkpoint))
+    if change is not None and members:
+        opened, changed = change(opened, [expert.checkpoint for expert in members])
+        members = [replace(e, checkpoint=c) for e, c in zip(members, changed, strict=True)]
     return Pool(opened, tuple(members))
 
 
@@ -241,7 +254,7 @@ def _check_fits(expert: Expert, expected: Mapping[str, TensorInfo], label: str) 
         if other.shape != info.shape:
             raise CheckpointError(
                 f"{who}: expected shape {list(info.shape)} as in {label}, found {list(other.shape)}",
-                hint="Only models of one architecture and vocabulary can be pooled",
+                hint=_way_out(name, info.shape, other.shape),
             )
         if other.kind != info.kind:
             wanted, got = (kind_class(each.kind, where=who) for each in (info, other))
@@ -251,6 +264,15 @@ def _check_fits(expert: Expert, expected: Mapping[str, TensorInfo], label: str) 
                     f"found {other.dtype}",
                     hint="Convert the expert to the base's dtype",
                 )
+
+
+def _way_out(name: str, wanted: tuple[int, ...], found: tuple[int, ...]) -> str:
+    """Say what to do about two shapes."""
+    if name.split(".", 1)[0] in HEADS:
+        return "Keep the heads of tasks beside the merged model with --heads keep"
+    if wanted[1:] == found[1:] and VOCABULARY.fullmatch(name):
+        return "Place the rows by token with --tokenizer union"
+    return "Only models of one architecture and vocabulary can be pooled"
 
 
 def _check_keys(expert: Expert, expected: Mapping[str, TensorInfo], label: str) -> None:
@@ -270,6 +292,6 @@ def _check_keys(expert: Expert, expected: Mapping[str, TensorInfo], label: str) 
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
         raise CheckpointError(
             f"{who}: tensor {extra[0]!r}{more}: found, but expected none as in {label}",
-            hint="Pool only experts of this base, saved by the same class of model; "
-            "a head belongs beside the encoder",
+            hint="Pool only experts of this base, saved by the same class of model; heads of tasks "
+            "are kept beside the merged model with --heads keep",
         )

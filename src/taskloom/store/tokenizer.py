@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,12 @@ from taskloom.store.header import strict_json
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 CHAT = "chat_template.jinja"
+
+#: names of tensors with one row per token
+VOCABULARY = re.compile(
+    r"(.*\.)?((embed_tokens|tok_embeddings|wte|word_embeddings|embed_in|shared|lm_head|embed_out|proj_out)"
+    r"\.(weight|bias)|predictions\.(decoder\.(weight|bias)|bias))"
+)
 
 _NAMES = frozenset(
     {
