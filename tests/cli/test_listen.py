@@ -45,6 +45,19 @@ class TestInLog:
             "train trec6: 25/25 (25 s)",
         ]
 
+    def test_a_label_whose_amount_goes_back_begins_anew(self, clock):
+        stream = io.StringIO()
+        listener = InLog(stream, clock)
+        for begun in (0, 100):
+            for second in (0, 5, 10):
+                clock.now = begun + second
+                listener("test", second, 10)
+        assert stream.getvalue().splitlines() == [
+            "test: 10/10 (10 s)",
+            "test: 0/10 (0 s)",
+            "test: 10/10 (10 s)",
+        ]
+
     def test_work_without_a_known_end(self, clock):
         stream = io.StringIO()
         listener = InLog(stream, clock)

@@ -38,13 +38,14 @@ def listening() -> Iterator[Progress]:
 
 
 class OnTerminal:
-    """One bar per label, shown once the work has taken two seconds."""
+    """One bar per label, shown once the work has taken two seconds; a label may begin anew."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._begun: float | None = None
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._done: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def __call__(self, label: str, done: float, total: float | None, /) -> None:
@@ -58,6 +59,9 @@ class OnTerminal:
                 self._bars = _bars()
             if label not in self._tasks:
                 self._tasks[label] = self._bars.add_task(label, total=total)
+            elif done < self._done[label]:
+                self._bars.reset(self._tasks[label])
+            self._done[label] = done
             self._bars.update(self._tasks[label], completed=done, total=total)
 
     def close(self) -> None:
@@ -91,12 +95,16 @@ def _bars() -> Bars:
 
 
 class InLog:
-    """A plain line when ten seconds have passed since the last, and when long work is done."""
+    """A plain line when ten seconds have passed since the last, and when long work is done.
+
+    The seconds are those since the label began; one whose amount goes back begins anew.
+    """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
         self._begun: dict[str, float] = {}
+        self._done: dict[str, float] = {}
         self._last: float | None = None
         self._lock = threading.Lock()
 
@@ -105,6 +113,9 @@ class InLog:
         with self._lock:
             now = self._clock()
             self._last = now if self._last is None else self._last
+            if done < self._done.get(label, 0):  # the same work on something else
+                del self._begun[label]
+            self._done[label] = done
             begun = self._begun.setdefault(label, now)
             finished = total is not None and done >= total and now - begun >= PATIENCE
             if not finished and now - self._last < INTERVAL:

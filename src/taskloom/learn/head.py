@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -141,14 +142,22 @@ def _sklearn() -> tuple[Any, Any]:
     return LogisticRegression, StratifiedKFold
 
 
+@cache
+def _threadpools() -> Any:
+    """Return the handle on BLAS's threads; finding the libraries takes as long as a small fit."""
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+    _sklearn()  # brings the libraries in
+    return ThreadpoolController()
+
+
 def _fit(standard: Floats, indices: Ints, c: float) -> tuple[Floats, Floats, Ints]:
     """Return weight ``(C', D)``, bias ``(C',)`` and the C' classes that occur."""
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     model = _sklearn()[0](C=c, max_iter=500)
     # these products are small: more threads only wait for each other, ten times slower when shared
-    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+    with warnings.catch_warnings(), _threadpools().limit(limits=1, user_api="blas"):
         # strictly convex: stopping early leaves a slightly less sharp head, not a wrong one
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(standard, indices)
