@@ -98,7 +98,10 @@ def test_norms_and_weights_are_reported(three, tmp_path):
     assert report.weights == pytest.approx({"x": 0.3, "y": 0.6, "z": 0.0})
     before = open_checkpoint(base)
     after = open_checkpoint(tmp_path / "out", base=before)
-    for module in report.modules:
+    assert {module.norm for module in report.modules} == {None}  # nothing was cut, nothing measured
+    cut = taskloom.merge_adapters(base, experts, "average", tmp_path / "cut", rank=64)
+    after = open_checkpoint(tmp_path / "cut", base=before)
+    for module in cut.modules:
         change = after.read(module.name) - before.read(module.name)
         assert module.norm == pytest.approx(float(change.norm()), rel=1e-4)
     assert "key" not in " ".join(m.name for m in report.modules)  # only z, of weight 0, changes it

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from taskloom.algebra import linear_weights
 from taskloom.algebra.linear import nonlinear_steps
 from taskloom.errors import CheckpointError, NumericalError, PlanError
 from taskloom.merging.api import Experts, _pool, _recipe, peak_memory
+from taskloom.merging.engine import default_threads
 from taskloom.merging.executor import plan_merge
 from taskloom.merging.factors import Product, Target, compress, product_norm
+from taskloom.merging.plain import count_nonfinite
 from taskloom.merging.recipe import Recipe
 from taskloom.progress import Progress, silent
 from taskloom.store.adapter import AdapterCheckpoint
@@ -42,7 +45,8 @@ class ModuleLoss:
     rank, rank_in
         Directions written, and directions of all experts together.
     norm
-        Frobenius norm of the merged change.
+        Frobenius norm of the merged change; None where no rank or energy was asked for, since it would
+        take longer than the merge itself.
     error
         Frobenius norm of what compression took away, divided by ``norm`` (0 where the norm is).
     """
@@ -51,7 +55,7 @@ class ModuleLoss:
     shape: tuple[int, ...]
     rank: int
     rank_in: int
-    norm: float
+    norm: float | None
     error: float
 
 
@@ -167,10 +171,7 @@ def merge_adapters(
             overwrite=overwrite,
         ) as writer,
     ):
-        modules = []
-        for done, name in enumerate(low):
-            progress("merge adapters", done, len(low))
-            modules.append(merger.low_rank(writer, name))
+        modules = merger.all_low_rank(writer, low, layout, progress)
         for name in (*layout.tensors, *layout.biases):
             writer.whole(name, merger.whole(name))
         writer.finish(layout)
@@ -253,29 +254,72 @@ class _Merger:
         )
         return layout, low
 
+    def all_low_rank(
+        self, writer: AdapterWriter, low: Sequence[str], layout: Layout, progress: Progress
+    ) -> list[ModuleLoss]:
+        """Merge the low-rank tensors; several at a time where their ranks are known beforehand."""
+        known = self.target is None or self.target.energy is None
+        if known:
+            embeddings = {name for name in low if self._is_embedding(name)}
+            ranks = {name: self._rank(name) for name in low}
+            writer.announce(ranks, (*layout.tensors, *layout.biases), self.dtype, embeddings)
+
+        def one(name: str) -> ModuleLoss:
+            with torch.inference_mode():
+                return self.low_rank(writer, name)
+
+        modules = []
+        with ThreadPoolExecutor(default_threads() if known else 1) as pool:
+            for done, loss in enumerate(pool.map(one, low)):
+                progress("merge adapters", done, len(low))
+                modules.append(loss)
+        return modules
+
     def low_rank(self, writer: AdapterWriter, name: str) -> ModuleLoss:
         """Concatenate, compress and store one matrix's factors."""
-        found = self._factors(name)
-        wide = torch.float64 if any(a.dtype == torch.float64 for _, _, a in found) else torch.float32
-        lefts, rights = [], []
-        for factor, left, right in found:
-            root = math.sqrt(abs(factor))
-            lefts.append(left.to(wide) * math.copysign(root, factor))
-            rights.append(right.to(wide) * root)
-        left, right = torch.cat(lefts, dim=1), torch.cat(rights)
-        if not (bool(torch.isfinite(left).all()) and bool(torch.isfinite(right).all())):
+        left, right = self._stacked(name)
+        if count_nonfinite(left) or count_nonfinite(right):
             raise NumericalError(
                 f"an adapter's factors of {name!r} hold NaN or infinity", hint="Leave that adapter out"
             )
         rank_in = int(left.shape[1])
         product = self._shortened(left, right)
-        embedding = any(name in each.embeddings for _, each in self.sources)
         writer.low_rank(
-            name, product.left.to(self.dtype), product.right.to(self.dtype), embedding=embedding
+            name,
+            product.left.to(self.dtype),
+            product.right.to(self.dtype),
+            embedding=self._is_embedding(name),
         )
         error = product.residual / product.norm if product.norm else 0.0
         shape = self.base.tensors[name].shape
-        return ModuleLoss(name, shape, product.rank, rank_in, product.norm, error)
+        norm = None if self.target is None else product.norm
+        return ModuleLoss(name, shape, product.rank, rank_in, norm, error)
+
+    def _stacked(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return all factors side by side, the numbers before them on the left ones."""
+        found = self._factors(name)
+        wide = torch.float64 if any(a.dtype == torch.float64 for _, _, a in found) else torch.float32
+        rank = sum(len(right) for _, _, right in found)
+        rows, columns = self.base.tensors[name].shape
+        left, right = torch.empty(rows, rank, dtype=wide), torch.empty(rank, columns, dtype=wide)
+        at = 0
+        for factor, one, other in found:
+            part = slice(at, at + len(other))
+            left[:, part] = one
+            left[:, part] *= factor
+            right[part].copy_(other)
+            at += len(other)
+        return left, right
+
+    def _rank(self, name: str) -> int:
+        """How many directions will be written where no energy decides."""
+        limit = min(self.base.tensors[name].shape)
+        if self.target is not None:
+            limit = self.target.limit(limit)
+        return min(sum(each.rank(name) for _, each in self.sources), limit)
+
+    def _is_embedding(self, name: str) -> bool:
+        return any(name in each.embeddings for _, each in self.sources)
 
     def whole(self, name: str) -> Tensor:
         """Merge one tensor in full: base + sum of weight * (expert - base)."""
@@ -305,7 +349,8 @@ class _Merger:
         rank_in = int(left.shape[1])
         enough = target is None or (target.energy is None and rank_in <= target.limit(widest))
         if enough and rank_in <= widest:
-            return Product(left, right, product_norm(left, right), 0.0, "factors")
+            norm = 0.0 if target is None else product_norm(left, right)
+            return Product(left, right, norm, 0.0, "factors")
         return compress(left, right, target)
 
     def _moved(self, adapter: AdapterCheckpoint, name: str) -> bool:
@@ -339,6 +384,7 @@ def _wrapping(adapters: Sequence[AdapterCheckpoint]) -> tuple[str, str]:
 
 
 def _overall(modules: Sequence[ModuleLoss]) -> float:
-    norm = math.sqrt(sum(each.norm**2 for each in modules))
-    lost = math.sqrt(sum((each.error * each.norm) ** 2 for each in modules))
+    norms = [each.norm or 0.0 for each in modules]
+    norm = math.sqrt(sum(each**2 for each in norms))
+    lost = math.sqrt(sum((each.error * size) ** 2 for each, size in zip(modules, norms, strict=True)))
     return lost / norm if norm else 0.0

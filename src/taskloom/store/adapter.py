@@ -135,6 +135,13 @@ class AdapterCheckpoint:
         """
         return self._wrapping
 
+    def rank(self, name: str) -> int:
+        """Return the rank of a tensor's low-rank change; 0 where `factors` gives None."""
+        delta = self._deltas.get(name)
+        if delta is None or (name in self._saved and not self._saved_is_base(name)):
+            return 0
+        return self._weights.tensors[delta.a].shape[0]
+
     def factors(self, name: str) -> tuple[Tensor, Tensor, float] | None:
         """Return (B, A, scaling) with tensor = base + scaling * B A, or None.
 

@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from taskloom.errors import OutputError
@@ -48,12 +49,48 @@ class AdapterWriter:
         self._base_name = base_name
         self._infos: dict[str, TensorInfo] = {}
         self._ranks: dict[str, int] = {}
-        (folder / _PARTS).mkdir()
+        self._file: SafetensorsWriter | None = None
 
     @property
     def adapted(self) -> tuple[str, ...]:
         """Modules with a low-rank change so far, as the base calls them."""
         return tuple(self._ranks)
+
+    def announce(
+        self,
+        ranks: Mapping[str, int],
+        whole: Sequence[str],
+        dtype: torch.dtype,
+        embeddings: Collection[str],
+    ) -> None:
+        """Say what will come, so that it is written to its place at once; from any thread then.
+
+        Parameters
+        ----------
+        ranks
+            Tensors with a low-rank change, and their ranks.
+        whole
+            Tensors that replace the base's, in its dtypes.
+        dtype
+            Of the factors.
+        embeddings
+            Those of ``ranks`` that belong to an ``nn.Embedding``.
+        """
+        infos: dict[str, TensorInfo] = {}
+        for name, rank in ranks.items():
+            rows, columns = self._tensors[name].shape
+            a, b = self._keys(name, embedding=name in embeddings)
+            swapped = name in embeddings or self._transposed
+            shapes = ((rank, rows), (columns, rank)) if swapped else ((rank, columns), (rows, rank))
+            infos |= {key: TensorInfo(shape, dtype) for key, shape in zip((a, b), shapes, strict=True)}
+            self._ranks[name.rpartition(".")[0]] = rank
+        infos |= {self._whole_key(name): self._tensors[name] for name in whole}
+        self._file = SafetensorsWriter(self._folder / WEIGHTS, infos, {"format": "pt"})
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
 
     def low_rank(self, name: str, left: Tensor, right: Tensor, *, embedding: bool = False) -> None:
         """Store tensor ``name`` = base's + left @ right.
@@ -86,9 +123,8 @@ class AdapterWriter:
                 hint="Give (rows, rank) and (rank, columns) of a module's weight",
             )
         a, b = (left.T, right.T) if embedding or self._transposed else (right, left)
-        kind, end = ("lora_embedding", "") if embedding else ("lora", ".weight")
-        for side, factor in (("A", a), ("B", b)):
-            self._put(f"{self._spelled(module)}.{kind}_{side}{end}", factor)
+        for key, factor in zip(self._keys(name, embedding=embedding), (a, b), strict=True):
+            self._put(key, factor)
         self._ranks[module] = rank
 
     def whole(self, name: str, tensor: Tensor) -> None:
@@ -96,12 +132,18 @@ class AdapterWriter:
 
         Biases of adapted modules are given after the modules' low-rank changes.
         """
-        module, _, leaf = name.rpartition(".")
-        inner = ".base_layer" if leaf == "bias" and module in self._ranks else ""
-        self._put(f"{self._spelled(module)}{inner}.{leaf}", tensor)
+        self._put(self._whole_key(name), tensor)
 
     def finish(self, layout: Layout) -> None:
-        """Join the parts and write the configuration."""
+        """Join the parts, if what came was not announced, and write the configuration."""
+        if self._file is None:
+            self._join()
+        else:
+            with self._file:
+                pass
+        write_json(self._folder / CONFIG, self._config(layout))
+
+    def _join(self) -> None:
         parts = {
             key: self._folder / _PARTS / f"{number}.safetensors"
             for number, key in enumerate(self._infos)
@@ -111,12 +153,26 @@ class AdapterWriter:
                 writer.write(key, SafetensorsCheckpoint(part).read(key))
                 part.unlink()
         shutil.rmtree(self._folder / _PARTS)
-        write_json(self._folder / CONFIG, self._config(layout))
+
+    def _keys(self, name: str, *, embedding: bool) -> tuple[str, str]:
+        """Return what the factors A and B of a tensor are called."""
+        kind, end = ("lora_embedding", "") if embedding else ("lora", ".weight")
+        start = f"{self._spelled(name.rpartition('.')[0])}.{kind}"
+        return f"{start}_A{end}", f"{start}_B{end}"
+
+    def _whole_key(self, name: str) -> str:
+        module, _, leaf = name.rpartition(".")
+        inner = ".base_layer" if leaf == "bias" and module in self._ranks else ""
+        return f"{self._spelled(module)}{inner}.{leaf}"
 
     def _put(self, key: str, tensor: Tensor) -> None:
+        if self._file is not None:
+            self._file.write(key, tensor.detach().contiguous())
+            return
         if key in self._infos:
             raise OutputError(f"tensor {key!r} is stored twice", hint="Store every tensor once")
         info = TensorInfo(tuple(tensor.shape), tensor.dtype)
+        (self._folder / _PARTS).mkdir(exist_ok=True)
         part = self._folder / _PARTS / f"{len(self._infos)}.safetensors"
         with SafetensorsWriter(part, {key: info}, {}) as writer:
             writer.write(key, tensor.detach().contiguous())
@@ -174,7 +230,8 @@ def write_adapter(
 ) -> Iterator[AdapterWriter]:
     """Write an adapter's directory, whole or not at all; call ``finish`` before the block ends.
 
-    Factors wait in files beside the target, so that memory holds one of them at a time.
+    Factors are written to their place if they were announced; otherwise they wait in files beside the
+    target. Memory holds one of them at a time.
 
     Parameters
     ----------
@@ -197,6 +254,10 @@ def write_adapter(
         The target exists or cannot be written, or the disk is full. Nothing is left behind.
     """
     with atomic_directory(target, overwrite=overwrite) as folder:
-        yield AdapterWriter(
+        writer = AdapterWriter(
             folder, tensors, transposed=transposed, wrapping=wrapping, base_name=base_name
         )
+        try:
+            yield writer
+        finally:
+            writer.close()

@@ -128,6 +128,10 @@ class SafetensorsWriter:
         """Take note that all slices of a tensor are written."""
         self._missing.pop(name, None)
 
+    def close(self) -> None:
+        """Close the file without asking what is missing; closing twice does nothing."""
+        self._file.close()
+
     def sync(self) -> None:
         """Wait until everything is on disk."""
         os.fsync(self._file.fileno())
