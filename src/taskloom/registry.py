@@ -37,6 +37,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: family -> package whose modules register entries of that family when imported
 ROOMS: dict[str, str] = {
     "merge": "taskloom.merging.methods",
+    "step": "taskloom.merging.steps",
     "score": "taskloom.choose.scores",
     "train": "taskloom.learn.methods",
     "metric": "taskloom.evaluation.metrics",
@@ -45,6 +46,7 @@ ROOMS: dict[str, str] = {
 #: what a reader calls a member of the family, for messages
 KINDS: dict[str, str] = {
     "merge": "merging method",
+    "step": "merging step",
     "score": "transferability score",
     "train": "training method",
     "metric": "metric",

@@ -26,7 +26,8 @@ from taskloom.merging.provenance import (
     recipe_record,
     write_record,
 )
-from taskloom.merging.recipe import Recipe
+from taskloom.merging.recipe import Recipe, RecipeLike
+from taskloom.merging.recipe_file import is_recipe_file
 from taskloom.merging.statistics import Statistics, check_origin, labels_of
 from taskloom.progress import Progress, silent
 from taskloom.store.open import Source
@@ -54,17 +55,12 @@ class MergeReport:
     digest: str
 
 
-def _recipe(recipe: str | Recipe, seed: int | None, options: Mapping[str, Any]) -> Recipe:
-    if isinstance(recipe, str):
+def _recipe(recipe: RecipeLike, seed: int | None, options: Mapping[str, Any]) -> Recipe:
+    if isinstance(recipe, str) and not is_recipe_file(recipe):
         return Recipe.of(recipe, seed=seed, **options)
-    if not isinstance(recipe, Recipe):
-        raise PlanError(
-            f"expected a method's name or a Recipe, found {type(recipe).__name__}",
-            hint="A chain of your own goes into Recipe('name', {}, chain)",
-        )
-    if options or seed is not None:
+    if options or (seed is not None and isinstance(recipe, Recipe)):
         raise PlanError("options and seed belong to a method's name; this recipe has its own already")
-    return recipe
+    return Recipe.read(recipe, seed=seed)
 
 
 def _pool(
@@ -79,7 +75,7 @@ def _pool(
 def merge(
     base: Source | None,
     experts: Experts,
-    recipe: str | Recipe = "average",
+    recipe: RecipeLike = "average",
     *,
     names: Sequence[str] | None = None,
     seed: int | None = None,
@@ -103,7 +99,8 @@ def merge(
     experts
         Same kinds, in order; a mapping gives them names.
     recipe
-        Name of a registered method, or a `Recipe`.
+        Name of a registered method; a list of steps such as ``[{"keep": 0.2}, "elect", "total"]``; the
+        path of a YAML file with either (``steps:``, or ``method:`` and ``options:``); or a `Recipe`.
     names
         Names of the experts, for per-expert options and messages.
     seed
@@ -153,7 +150,7 @@ def merge(
 def merge_files(
     base: Source | None,
     experts: Experts,
-    recipe: str | Recipe,
+    recipe: RecipeLike,
     output: str | Path,
     *,
     names: Sequence[str] | None = None,

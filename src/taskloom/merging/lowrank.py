@@ -22,7 +22,7 @@ from taskloom.merging.engine import default_threads
 from taskloom.merging.executor import plan_merge
 from taskloom.merging.factors import Product, Target, compress, product_norm
 from taskloom.merging.plain import count_nonfinite
-from taskloom.merging.recipe import Recipe
+from taskloom.merging.recipe import Recipe, RecipeLike
 from taskloom.progress import Progress, silent
 from taskloom.store.adapter import AdapterCheckpoint
 from taskloom.store.adapter_layout import Layout, lay_out, lone, under
@@ -82,7 +82,7 @@ class AdapterReport:
 def merge_adapters(
     base: Source,
     experts: Experts,
-    recipe: str | Recipe,
+    recipe: RecipeLike,
     output: str | os.PathLike[str],
     *,
     rank: int | None = None,

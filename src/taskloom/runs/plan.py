@@ -20,7 +20,8 @@ from taskloom.errors import PlanError
 from taskloom.evaluation.strict import Strict, parse
 from taskloom.evaluation.task import Subset, check_overlaps, get_task
 from taskloom.learn.options import TrainOptions
-from taskloom.merging.executor import plan_merge
+from taskloom.merging import compose
+from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.recipe import Recipe
 from taskloom.store.cache import canonical_digest
 from taskloom.store.memory import MemoryCheckpoint
@@ -105,13 +106,13 @@ def _default_score(spec: ScoreSpec) -> SelectScore:
 
 
 class Merge(Strict):
-    """One merging method to try, with fixed options and options swept on validation."""
+    """One merging method, or a list of steps, to try: fixed options, and one swept on validation."""
 
-    method: str
+    method: str = Field(description="Registered name; for steps of your own write {steps: [...]}.")
     name: str = ""
     options: dict[str, Any] = Field({})
     sweep: dict[str, Annotated[list[FiniteFloat], Field(min_length=1)]] = Field(
-        {}, max_length=1, description="One option and its settings."
+        {}, max_length=1, description="One option and its settings; of a step, step.option."
     )
 
     @property
@@ -121,15 +122,24 @@ class Merge(Strict):
 
     def recipe(self, seed: int, **setting: float) -> Recipe:
         """Compose the method at a swept setting; ``seed`` serves unless the options have their own."""
+        if self.method == compose.NAME:
+            options = dict(self.options)
+            for where, value in setting.items():
+                options["steps"] = compose.set_option(options["steps"], where, value)
+            return Recipe.of(compose.NAME, seed=seed, **options)
         options = {**self.options, **setting}
         registry.get("merge", self.method).validate(options)
         return Recipe.of(self.method, **{"seed": seed, **options})
 
 
 def _short_merge(value: Any) -> Any:
-    """Accept ``ties`` and ``{ties: {density: 0.2, sweep: {scale: [...]}}}``."""
+    """Accept ``ties``, ``{ties: {density: 0.2, sweep: {scale: [...]}}}`` and ``{steps: [...]}``."""
     if isinstance(value, str):
         return {"method": value}
+    if isinstance(value, Mapping) and compose.NAME in value and "method" not in value:
+        rest = dict(value)
+        options = {key: rest.pop(key) for key in (compose.NAME, "space") if key in rest}
+        return {"method": compose.NAME, "options": options, **rest}
     if isinstance(value, Mapping) and len(value) == 1 and "method" not in value:
         ((method, inside),) = value.items()
         rest = _options_of(method, inside)
@@ -313,7 +323,9 @@ def _check_merges(plan: Plan, where: str) -> None:
                 raise PlanError(message, hint="Keep one of them")
         swept = [{option: each} for option, settings in item.sweep.items() for each in settings]
         for setting in swept or [{}]:
-            plan_merge(pool, item.recipe(plan.seed, **setting).chain)
+            planned = plan_merge(pool, item.recipe(plan.seed, **setting).chain)
+            if item.method == compose.NAME:  # one row must be left, which a list of steps may not see to
+                dict(execute(planned))
         if item.label == "base" or item.label.startswith("expert:"):
             message = f"{where}: a merge cannot be called {item.label!r}"
             raise PlanError(message, hint="Give it another name")
