@@ -42,6 +42,7 @@ ROOMS: dict[str, str] = {
     "train": "taskloom.learn.methods",
     "metric": "taskloom.evaluation.metrics",
     "source": "taskloom.evaluation.sources",
+    "statistic": "taskloom.learn.statistics",
 }
 #: what a reader calls a member of the family, for messages
 KINDS: dict[str, str] = {
@@ -51,6 +52,7 @@ KINDS: dict[str, str] = {
     "train": "training method",
     "metric": "metric",
     "source": "data source",
+    "statistic": "statistic",
 }
 
 

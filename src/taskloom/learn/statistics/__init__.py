@@ -1,0 +1,1 @@
+"""Statistics of an expert on its task, one file each, registered under "statistic"."""
