@@ -1,5 +1,7 @@
 """Small checkpoints on disk, and what the engine makes of them."""
 
+import mmap
+
 import numpy as np
 import torch
 
@@ -50,13 +52,18 @@ def save_pool(folder, count=3, dtypes=(torch.bfloat16,), **options):
     return paths[0], paths[1:]
 
 
+def shared(size):
+    """Zeros that forked processes write to as well."""
+    return np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8)[:size]
+
+
 class MemorySink:
     """Collects bytes; every byte must come once."""
 
     def __init__(self, program):
         infos = program.infos
-        self.data = {name: np.zeros(info.nbytes, np.uint8) for name, info in infos.items()}
-        self.seen = {name: np.zeros(info.nbytes, np.uint8) for name, info in infos.items()}
+        self.data = {name: shared(info.nbytes) for name, info in infos.items()}
+        self.seen = {name: shared(info.nbytes) for name, info in infos.items()}
 
     def write(self, name, offset, data):
         found = np.frombuffer(data, np.uint8)

@@ -192,7 +192,7 @@ def merge_files(
     nan
         ``"allow"`` lets NaN and infinity in inputs through.
     threads
-        Per process; as many as there are processors if None.
+        Per process; if None, together as many as there are processors.
     workers
         Processes.
     slice_bytes
@@ -255,7 +255,7 @@ def merge_files(
         discard=discard,
         extra=ready.finish,
         options=Options(
-            threads=threads or default_threads(),
+            threads=threads or max(1, default_threads() // workers),
             workers=workers,
             nan=nan,
             fused=fused,

@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ from taskloom.merging import fused
 from taskloom.merging.executor import tensor_statistics
 from taskloom.merging.plain import Nan, apply_steps, finish, load, nonfinite, too_large
 from taskloom.merging.plan import MergePlan
+from taskloom.merging.processes import spread
 from taskloom.merging.program import Output
 from taskloom.merging.slices import Piece, pieces
 from taskloom.progress import Progress, silent
@@ -208,6 +209,11 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.files.close()
 
+    def tick(self, tensors: int) -> None:
+        """Tell the listener of tensors that others have made."""
+        for _ in range(tensors):
+            self._ticks.tick()
+
     def check_inputs(self) -> None:
         """Refuse input files that changed since their headers were read."""
         headers: dict[Path, Header] = {}
@@ -249,6 +255,12 @@ class Engine:
         measure = step.measure
         if measure is None:
             raise ValueError(f"the step {step.name} has no measure")
+        bins = self._bins(outputs)
+        if measure.join is not None and len(bins) > 1:
+            found = self._forked(
+                bins, lambda own, part: own.round(part, index, step, round_, started, known)
+            )
+            return reduce(measure.join, found)
         threads = self.options.threads if measure.join is not None else 1
         queue = _Queue(outputs)
 
@@ -266,6 +278,10 @@ class Engine:
 
     def run(self, outputs: Sequence[Output], statistics: dict[int, Statistics], sink: Sink) -> None:
         """Make outputs, the largest first, and hand their bytes to the sink."""
+        bins = self._bins(outputs)
+        if len(bins) > 1:
+            self._forked(bins, lambda own, part: own.run(part, statistics, sink))
+            return
         queue = _Queue(outputs)
 
         def work() -> None:
@@ -275,6 +291,31 @@ class Engine:
                 self._ticks.tick()
 
         self._spread(work, self.options.threads)
+
+    def _bins(self, outputs: Sequence[Output]) -> list[list[Output]]:
+        """Deal outputs to the workers, the largest first to whoever has least to do."""
+        bins: list[list[Output]] = [[] for _ in range(max(1, min(self.options.workers, len(outputs))))]
+        loads = [0] * len(bins)
+        for output in sorted(outputs, key=lambda output: -output.info.nbytes):
+            least = loads.index(min(loads))
+            bins[least].append(output)
+            loads[least] += output.info.nbytes + 1
+        return bins
+
+    def _forked(
+        self, bins: Sequence[Sequence[Output]], work: Callable[[Engine, Sequence[Output]], Any]
+    ) -> list[Any]:
+        """Do parts in processes of their own, and take over what they hashed."""
+
+        def part(number: int, tick: Callable[[], None]) -> tuple[Any, Digests]:
+            told = replace(self.options, workers=1, progress=lambda *_: tick())
+            with _one_thread_each(), Engine(self.plan, told) as own:
+                return work(own, bins[number]), own.digests
+
+        found = spread(len(bins), part, self._ticks.tick)
+        for _, digests in found:
+            self.digests.update(digests)
+        return [result for result, _ in found]
 
     def _spread(self, work: Callable[[], Any], threads: int) -> list[Any]:
         """Run ``work`` in every thread; the first error stops the others at their next slice."""
