@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from taskloom.merging.lowrank import merge_adapters as merge_adapters
     from taskloom.merging.parts import merge_parts as merge_parts
     from taskloom.merging.restore import restore_task as restore_task
+    from taskloom.runs.collect import collect as collect
     from taskloom.runs.demo import demo as demo
     from taskloom.runs.evaluate import evaluate as evaluate
     from taskloom.runs.pipeline import run as run
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 #: public name -> module and attribute
 _EXPORTS: dict[str, tuple[str, str]] = {
     "TaskloomError": ("taskloom.errors", "TaskloomError"),
+    "collect": ("taskloom.runs.collect", "collect"),
     "demo": ("taskloom.runs.demo", "demo"),
     "diff": ("taskloom.choose.diff.api", "diff"),
     "evaluate": ("taskloom.runs.evaluate", "evaluate"),
@@ -61,6 +63,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
 __all__ = [
     "TaskloomError",
     "__version__",
+    "collect",
     "demo",
     "diff",
     "evaluate",

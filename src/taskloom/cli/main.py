@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "diff": "Look at what experts changed in their base, before merging them.",
     "select": "Rank the experts of a pool for a target task.",
     "train": "Train one expert of a base on one task.",
+    "collect": "Collect a statistic of an expert on its task, for merges that need one.",
     "extract": "Extract a LoRA adapter from a full fine-tune.",
     "merge": "Merge experts into one model, or adapters into one adapter.",
     "verify": "Check a merged model against its record and its sources.",

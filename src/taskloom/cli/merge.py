@@ -30,6 +30,13 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 @options.experts
 @click.option("--method", required=True, help="A name that 'taskloom methods' lists.")
 @options.settings
+@click.option(
+    "--statistic",
+    "statistics",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="What 'taskloom collect' wrote of an expert; repeat for each.",
+)
 @options.output
 @click.option("--seed", type=int, help="Seed, for methods that draw random numbers.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
@@ -97,6 +104,7 @@ def command(
     experts: tuple[str, ...],
     method: str,
     settings: tuple[str, ...],
+    statistics: tuple[str, ...],
     output_path: Path,
     seed: int | None,
     force: bool,
@@ -129,6 +137,8 @@ def command(
     """
     values = options.parsed(settings)
     sources, names = options.named(experts)
+    if as_adapter and statistics:
+        raise click.UsageError("--statistic does not go with --as-adapter, which takes linear methods")
     if as_adapter:
         if base is None:
             raise click.UsageError("--as-adapter needs the --base that the adapters were trained on")
@@ -152,6 +162,7 @@ def command(
         return
     if rank is not None or energy is not None:
         raise click.UsageError("--rank and --energy go with --as-adapter")
+    known = options.by_expert(statistics)
     if explain or check:
         told = taskloom.explain(
             base,
@@ -168,6 +179,7 @@ def command(
             heads=heads,
             tokenizer=tokenizer,
             chat_template=chat_template,
+            statistics=known,
             **values,
         )
         _tell_plan(told, explain, as_json)
@@ -194,6 +206,7 @@ def command(
             chat_template=chat_template,
             discard=discard,
             progress=progress,
+            statistics=known,
             **values,
         )
     if as_json:

@@ -105,6 +105,26 @@ def named(specs: Sequence[str]) -> tuple[list[str], list[str] | None]:
     return sources, [name or Path(path).name for name, path in zip(names, sources, strict=True)]
 
 
+def by_expert(specs: Sequence[str]) -> dict[str, list[str]]:
+    """Read ``NAME=FILE`` words; an expert may have several files.
+
+    >>> by_expert(["a=x.safetensors", "b=y", "a=z"])
+    {'a': ['x.safetensors', 'z'], 'b': ['y']}
+
+    Raises
+    ------
+    PlanError
+        A word without a name or a file.
+    """
+    found: dict[str, list[str]] = {}
+    for spec in specs:
+        name, equals, path = spec.partition("=")
+        if not (name and equals and path):
+            raise PlanError(f"--statistic {spec!r} is not NAME=FILE", hint="Name the expert it is of")
+        found.setdefault(name, []).append(path)
+    return found
+
+
 def parsed(settings: Sequence[str]) -> dict[str, Any]:
     """Read ``OPTION=VALUE`` words, the values as YAML.
 
