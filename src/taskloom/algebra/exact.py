@@ -81,9 +81,11 @@ def _fold(part: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
     if largest <= 0:
         return
     top = (math.frexp(largest)[1] - 1) // _WIDTH
-    rest = np.ldexp(part, -top * _WIDTH)
+    shift = -top * _WIDTH
+    rest = part * 2.0**shift if abs(shift) < 1000 else np.ldexp(part, shift)
+    whole = np.empty_like(rest)
     for cell in range(top, top - _FOLDS, -1):
-        whole = np.floor(rest)
+        np.floor(rest, out=whole)
         total = int(whole.sum())
         if total:
             yield cell, total

@@ -136,7 +136,7 @@ def elect_largest(sizes: Sizes | None = "paper") -> Step:
     def see(acc: _Sums | None, stack: Stack) -> _Sums:
         values = stack.values.detach()
         shared, marks = elected(values)
-        both = torch.cat([values.double().abs(), (shared * marks).double().abs()])
+        both = torch.cat([values.abs(), shared.abs() * marks])
         key, size = (stack.name, max(1, stack.numel)) if per_tensor else ("", 1)
         return _joined(acc, {key: (size, ExactSums.of(both))})
 
@@ -155,11 +155,9 @@ def elected(values: Tensor) -> tuple[Tensor, Tensor]:
     >>> shared.tolist(), marks.int().tolist()
     ([[0.5, 0.5, 0.0]], [[1, 0, 0], [1, 1, 0]])
     """
-    positive = sum_rows(values).detach() > 0
-    marks = torch.where(positive, values.detach() > 0, values.detach() < 0)
-    agreeing = values * marks
-    shared = torch.where(positive, agreeing.amax(0, keepdim=True), agreeing.amin(0, keepdim=True))
-    return shared, marks
+    sign = (sum_rows(values).detach() > 0).to(values.dtype) * 2 - 1
+    agreeing = values * sign
+    return agreeing.amax(0, keepdim=True).clamp(min=0) * sign, agreeing.detach() > 0
 
 
 def _joined(one: _Sums | None, other: _Sums | None) -> _Sums:

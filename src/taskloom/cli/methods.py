@@ -16,9 +16,9 @@ from taskloom.errors import UnknownName
 @click.argument("family", required=False)
 @options.as_json
 def command(family: str | None, as_json: bool) -> None:
-    """List everything registered: merging methods, scores, training methods, metrics, sources.
+    """List everything registered: merging methods and steps, scores, training methods, metrics, sources.
 
-    FAMILY limits the list to one of merge, score, train, metric, source.
+    FAMILY limits the list to one of merge, step, score, train, metric, source.
     """
     from taskloom.registry import KINDS
 
