@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from taskloom.merging.lowrank import merge_adapters as merge_adapters
     from taskloom.merging.parts import merge_parts as merge_parts
     from taskloom.merging.restore import restore_task as restore_task
+    from taskloom.merging.soup import greedy_soup as greedy_soup
+    from taskloom.merging.soup import rewarded_soup as rewarded_soup
     from taskloom.runs.collect import collect as collect
     from taskloom.runs.demo import demo as demo
     from taskloom.runs.evaluate import evaluate as evaluate
@@ -45,6 +47,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "evaluate": ("taskloom.runs.evaluate", "evaluate"),
     "extract": ("taskloom.merging.extract", "extract"),
     "explain": ("taskloom.merging.explain", "explain"),
+    "greedy_soup": ("taskloom.merging.soup", "greedy_soup"),
     "merge": ("taskloom.merging.api", "merge"),
     "merge_adapters": ("taskloom.merging.lowrank", "merge_adapters"),
     "merge_files": ("taskloom.merging.api", "merge_files"),
@@ -52,6 +55,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "methods": ("taskloom.catalogue", "methods"),
     "pool": ("taskloom.store.pool", "open_pool"),
     "report": ("taskloom.runs.show", "report"),
+    "rewarded_soup": ("taskloom.merging.soup", "rewarded_soup"),
     "restore_task": ("taskloom.merging.restore", "restore_task"),
     "run": ("taskloom.runs.pipeline", "run"),
     "select": ("taskloom.runs.select", "select"),
@@ -69,6 +73,7 @@ __all__ = [
     "evaluate",
     "explain",
     "extract",
+    "greedy_soup",
     "merge",
     "merge_adapters",
     "merge_files",
@@ -77,6 +82,7 @@ __all__ = [
     "pool",
     "report",
     "restore_task",
+    "rewarded_soup",
     "run",
     "select",
     "tasks",

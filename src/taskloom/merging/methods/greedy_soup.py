@@ -1,0 +1,28 @@
+"""The greedy soup: an average of the experts that help on held-out data."""
+
+from __future__ import annotations
+
+from taskloom.algebra import Chain, chain
+from taskloom.algebra.pick import pick_mean
+from taskloom.registry import register
+
+
+@register(
+    "merge",
+    paper="Wortsman et al., Model soups, ICML 2022, recipe 1 (greedy soup)",
+    needs=("experts", "validation"),
+)
+def greedy_soup(*, ingredients: tuple[str, ...] = ()) -> Chain:
+    """Average the ingredients that were chosen one by one on validation.
+
+    ``ingredients`` are what `taskloom.greedy_soup` chose with a score of yours, by name; none stands for
+    all experts (the uniform soup).
+
+    The paper adds a model if the score does not fall, released code if it rises; see there.
+
+    Parameters
+    ----------
+    ingredients
+        Names of the experts that are averaged.
+    """
+    return chain(pick_mean(ingredients), space="weight")

@@ -1,0 +1,129 @@
+"""The picture of a rewarded soup: every mixture by two rewards, the Pareto front as a line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from taskloom.errors import MissingExtra, PlanError
+from taskloom.merging.soup import RewardedSoups
+from taskloom.runs.report import theme
+from taskloom.runs.report.style import Spec, axis, config, fixed
+from taskloom.store.atomic import atomic_file
+
+
+def front_chart(soups: RewardedSoups, *, x: str | None = None, y: str | None = None) -> Spec:
+    """Return a vega-lite specification of all mixtures over two rewards.
+
+    Parameters
+    ----------
+    x, y
+        Names of rewards; the first two if None.
+
+    Raises
+    ------
+    PlanError
+        Fewer than two rewards, or a name that was not scored.
+    """
+    if len(soups.rewards) < 2:
+        raise PlanError("a front is drawn over two rewards, and there is one", hint="Score another")
+    across, up = x or soups.rewards[0], y or soups.rewards[1]
+    for name in (across, up):
+        if name not in soups.rewards:
+            raise PlanError(f"there is no reward {name!r}; there are {', '.join(soups.rewards)}")
+    first, second = soups.rewards.index(across), soups.rewards.index(up)
+    rows: list[dict[str, Any]] = [
+        {
+            "x": mixture.rewards[first],
+            "y": mixture.rewards[second],
+            "kind": "on the front" if mixture.on_front else "beaten",
+            "weights": ", ".join(
+                f"{name} {weight:g}" for name, weight in zip(soups.experts, mixture.weights, strict=True)
+            ),
+        }
+        for mixture in soups.mixtures
+    ]
+    encoding: Spec = {
+        "x": {
+            "field": "x",
+            "type": "quantitative",
+            "scale": {"zero": False, "nice": True},
+            "axis": axis(across, grid=True),
+        },
+        "y": {
+            "field": "y",
+            "type": "quantitative",
+            "scale": {"zero": False, "nice": True},
+            "axis": axis(up, grid=True),
+        },
+    }
+    kinds = ["on the front", "beaten"]
+    colours = {"domain": kinds, "range": [theme.colour("merge"), theme.colour("faint")]}
+    shapes = {"domain": kinds, "range": ["diamond", "circle"]}
+    legend = {"title": None, "orient": "top"}
+    layers: list[Spec] = [
+        {
+            "transform": [{"filter": {"field": "kind", "equal": kinds[0]}}],
+            "mark": {"type": "line", "color": theme.colour("merge"), "strokeWidth": 1.5},
+            "encoding": {"order": {"field": "x", "type": "quantitative"}},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+            "encoding": {
+                "color": {"field": "kind", "type": "nominal", "scale": colours, "legend": legend},
+                "shape": {"field": "kind", "type": "nominal", "scale": shapes, "legend": legend},
+                "tooltip": [
+                    {"field": "weights", "title": "Weights", "type": "nominal"},
+                    {"field": "x", "title": across, "type": "quantitative"},
+                    {"field": "y", "title": up, "type": "quantitative"},
+                ],
+            },
+        },
+    ]
+    return {
+        **fixed(rows),
+        "width": 480,
+        "height": 320,
+        "encoding": encoding,
+        "layer": layers,
+        "config": config(),
+    }
+
+
+def save_front(
+    soups: RewardedSoups,
+    path: str | os.PathLike[str],
+    *,
+    palette: Literal["light", "dark"] = "light",
+    **rewards: str | None,
+) -> Path:
+    """Draw `front_chart` into a PNG or SVG file, by the suffix of its name.
+
+    Raises
+    ------
+    MissingExtra
+        vl-convert-python is not installed.
+    PlanError, OutputError
+        As `front_chart`; another suffix; a file that cannot be written.
+    """
+    target = Path(path)
+    if target.suffix not in (".png", ".svg"):
+        raise PlanError(f"{target}: expected a name that ends with .png or .svg", hint="Rename it")
+    try:
+        convert: Any = importlib.import_module("vl_convert")
+    except ImportError as error:
+        raise MissingExtra("vl-convert-python", "run", purpose="saving pictures") from error
+    spec = front_chart(soups, **rewards)
+    spec["background"] = theme.colour("card")
+    spec["config"]["font"] = "Liberation Sans, Arial, sans-serif"
+    resolved = theme.resolve(spec, theme.LIGHT if palette == "light" else theme.DARK)
+    drawn = (
+        convert.vegalite_to_png(resolved, scale=2.0)
+        if target.suffix == ".png"
+        else convert.vegalite_to_svg(resolved).encode()
+    )
+    with atomic_file(target) as temp:
+        temp.write_bytes(drawn)
+    return target
