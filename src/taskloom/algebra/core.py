@@ -196,12 +196,14 @@ class Factored:
     apply
         (tensor's name, experts' names, their pairs, statistic) -> the merged pair.
     stack
-        (tensor's name, experts' names, their pairs) -> what the step's measure sees; None if it has
-        no measure.
+        (tensor's name, experts' names, their pairs) -> what ``measure`` sees.
+    measure
+        What the statistic of the whole model comes from; None if there is none.
     """
 
     apply: Callable[[str, tuple[str, ...], Sequence[Pair], Any], Pair]
     stack: Callable[[str, tuple[str, ...], Sequence[Pair]], Stack] | None = None
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class Chain:
     space
         ``"delta"``: the stack holds task vectors (expert - base) and the executor adds the result
         back to the base. ``"weight"``: the stack holds the experts' weights themselves and no base
-        takes part.
+        takes part. ``"factors"``: the rule is for adapters only, see `Step.factored`.
     experts
         Smallest and largest number of experts the rule is defined for; None for no limit.
     otherwise

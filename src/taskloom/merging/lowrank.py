@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taskloom.algebra import linear_weights
+from taskloom.algebra import Chain, linear_weights
+from taskloom.algebra.core import Factored, Pair
 from taskloom.algebra.linear import nonlinear_steps
 from taskloom.errors import CheckpointError, NumericalError, PlanError
 from taskloom.merging.api import Experts, _pool, _recipe, peak_memory
 from taskloom.merging.engine import default_threads
-from taskloom.merging.executor import plan_merge
 from taskloom.merging.factors import Product, Target, compress, product_norm
 from taskloom.merging.plain import count_nonfinite
+from taskloom.merging.program import check_chain
 from taskloom.merging.recipe import Recipe, RecipeLike
 from taskloom.progress import Progress, silent
 from taskloom.store.adapter import AdapterCheckpoint
@@ -154,11 +155,12 @@ def merge_adapters(
     target = None if rank is None and energy is None else Target(rank, energy)
     chosen = _recipe(recipe, seed, options)
     pool = _pool(base, experts, names, allow_pickle)
-    plan_merge(pool, chosen.chain)
+    check_chain(chosen.chain, pool.names, has_base=True)
+    rule = _rule(chosen)
     weights = adapter_weights(chosen, pool.names)
     adapters = _adapters(pool)
-    sources = [(w, each) for w, each in zip(weights, adapters, strict=True) if w != 0]
-    merger = _Merger(pool.yardstick, sources, target, dtype)
+    sources = [(w, each) for w, each in zip(weights, adapters, strict=True) if w != 0 or rule]
+    merger = _Merger(pool.yardstick, sources, target, dtype, pool.names, rule)
     layout, low = merger.lay_out(str(output))
     with (
         torch.inference_mode(),
@@ -194,6 +196,9 @@ def merge_adapters(
 def adapter_weights(recipe: Recipe, experts: tuple[str, ...]) -> tuple[float, ...]:
     """Return the number before each expert's task vector.
 
+    Of a recipe with a rule of its own for low-rank task vectors (`Step.factored`) they are the numbers
+    for the tensors that adapters store whole.
+
     Raises
     ------
     PlanError
@@ -210,7 +215,10 @@ def adapter_weights(recipe: Recipe, experts: tuple[str, ...]) -> tuple[float, ..
     model), elect, mean(kept), so its result has no low rank. Merge into a full model, and extract an
     adapter from that if one is needed
     """
-    weights = linear_weights(recipe.chain, experts)
+    composed = recipe.chain
+    if _rule(recipe) is not None and composed.otherwise is not None:
+        composed = composed.otherwise
+    weights = linear_weights(composed, experts)
     if weights is None:
         steps = ", ".join(step.name for step in nonlinear_steps(recipe.chain))
         raise PlanError(
@@ -228,6 +236,23 @@ def adapter_weights(recipe: Recipe, experts: tuple[str, ...]) -> tuple[float, ..
 
 
 @dataclass(frozen=True)
+class _Rule:
+    """A rule for low-rank task vectors, and the number that what it gives is scaled by."""
+
+    factored: Factored
+    scale: float
+
+
+def _rule(recipe: Recipe) -> _Rule | None:
+    """Return the rule of a recipe whose first step has one and whose other steps only scale."""
+    first, rest = recipe.chain.steps[:1], recipe.chain.steps[1:]
+    if not first or first[0].factored is None:
+        return None
+    after = linear_weights(Chain(rest), ("merged",))
+    return None if after is None else _Rule(first[0].factored, after[0])
+
+
+@dataclass(frozen=True)
 class _Merger:
     """Weighted adapters of one base."""
 
@@ -235,6 +260,8 @@ class _Merger:
     sources: Sequence[tuple[float, AdapterCheckpoint]]
     target: Target | None
     dtype: torch.dtype
+    names: tuple[str, ...]
+    rule: _Rule | None = None
 
     def lay_out(self, label: str) -> tuple[Layout, tuple[str, ...]]:
         """Tell the tensors to be merged whole from the low-rank ones."""
@@ -258,7 +285,8 @@ class _Merger:
         self, writer: AdapterWriter, low: Sequence[str], layout: Layout, progress: Progress
     ) -> list[ModuleLoss]:
         """Merge the low-rank tensors; several at a time where their ranks are known beforehand."""
-        known = self.target is None or self.target.energy is None
+        known = self.rule is None and (self.target is None or self.target.energy is None)
+        statistic = self._measured(low)
         if known:
             embeddings = {name for name in low if self._is_embedding(name)}
             ranks = {name: self._rank(name) for name in low}
@@ -266,7 +294,7 @@ class _Merger:
 
         def one(name: str) -> ModuleLoss:
             with torch.inference_mode():
-                return self.low_rank(writer, name)
+                return self.low_rank(writer, name, statistic)
 
         modules = []
         with ThreadPoolExecutor(default_threads() if known else 1) as pool:
@@ -275,9 +303,9 @@ class _Merger:
                 modules.append(loss)
         return modules
 
-    def low_rank(self, writer: AdapterWriter, name: str) -> ModuleLoss:
-        """Concatenate, compress and store one matrix's factors."""
-        left, right = self._stacked(name)
+    def low_rank(self, writer: AdapterWriter, name: str, statistic: Any = None) -> ModuleLoss:
+        """Concatenate, compress and store one matrix's factors, or merge them by the rule."""
+        left, right = self._stacked(name) if self.rule is None else self._ruled(name, statistic)
         if count_nonfinite(left) or count_nonfinite(right):
             raise NumericalError(
                 f"an adapter's factors of {name!r} hold NaN or infinity", hint="Leave that adapter out"
@@ -294,6 +322,52 @@ class _Merger:
         shape = self.base.tensors[name].shape
         norm = None if self.target is None else product.norm
         return ModuleLoss(name, shape, product.rank, rank_in, norm, error)
+
+    def _measured(self, low: Sequence[str]) -> Any:
+        """Run the rounds of the rule's measure over all low-rank tensors; return the statistic."""
+        factored = None if self.rule is None else self.rule.factored
+        if factored is None or factored.measure is None or factored.stack is None:
+            return None
+        measure, accumulated = factored.measure, None
+        for round_ in range(measure.rounds):
+            accumulated = measure.start(round_, accumulated)
+            for name in low:
+                with torch.inference_mode():
+                    stack = factored.stack(name, self.names, self._pairs(name)[0])
+                    accumulated = measure.see(accumulated, stack)
+        return measure.done(accumulated)
+
+    def _ruled(self, name: str, statistic: Any) -> Pair:
+        """Merge the factors of one matrix by the rule, in the orientation (out, in) of its layer."""
+        if self.rule is None:
+            raise ValueError("there is no rule")
+        pairs, turned = self._pairs(name)
+        left, right = self.rule.factored.apply(name, self.names, pairs, statistic)
+        left, right = left.to(right.dtype) * self.rule.scale, right
+        if not left.shape[1]:  # peft has no rank 0
+            left, right = left.new_zeros(len(left), 1), right.new_zeros(1, right.shape[1])
+        return (right.T, left.T) if turned else (left, right)
+
+    def _pairs(self, name: str) -> tuple[list[Pair], bool]:
+        """Return every adapter's B and A, scaled; rank 0 where it changes nothing."""
+        turned = self._is_embedding(name) or any(e.config.transposed for _, e in self.sources)
+        rows, columns = self.base.tensors[name].shape
+        found: list[Pair] = []
+        for _, each in self.sources:
+            kept = each.factors(name)
+            if kept is None:
+                left, right = torch.zeros(rows, 0), torch.zeros(0, columns)
+            else:
+                wide = torch.float64 if kept[0].dtype == torch.float64 else torch.float32
+                left, right = kept[0].to(wide), kept[1].to(wide)
+                left, right = (left, right * kept[2]) if turned else (left * kept[2], right)
+            if not (bool(torch.isfinite(left).all()) and bool(torch.isfinite(right).all())):
+                raise NumericalError(
+                    f"an adapter's factors of {name!r} hold NaN or infinity",
+                    hint="Leave that adapter out",
+                )
+            found.append((right.T, left.T) if turned else (left, right))
+        return found, turned
 
     def _stacked(self, name: str) -> tuple[Tensor, Tensor]:
         """Return all factors side by side, the numbers before them on the left ones."""

@@ -171,6 +171,11 @@ def program_of(
             f"merged tensors cannot be stored as {dtype}, which is not a floating point dtype",
             hint="Take float32, bfloat16 or float16",
         )
+    if chain.space == "factors":
+        raise PlanError(
+            f"{chain} works on the factors of adapters and has no rule for full tensors",
+            hint="Merge adapters into an adapter (--as-adapter), or take another method",
+        )
     check_chain(chain, pool.names, has_base=pool.base is not None)
     beside = bind(pool, chain, statistics)
     outputs = []
