@@ -167,9 +167,9 @@ def compete_scores(values: Tensor, limits: Limits, cross: Cross = "released") ->
     exact = values.detach().double()
     low, high = _column(limits.low, exact), _column(limits.high, exact)
     wide = torch.where(high > low, high - low, 1.0)
-    size = (torch.minimum(torch.maximum(exact.abs(), low), high) - low) / wide
+    size = exact.abs().clamp_(low, high).sub_(low).div_(wide)
     rivals = sum_rows(exact if cross == "released" else torch.sign(exact) * size)
-    scores: Tensor = torch.exp(len(values) * size.square()) * torch.tanh(exact * rivals)
+    scores = (exact * rivals).tanh_().mul_(size.square_().mul_(len(values)).exp_())
     return scores.float()
 
 

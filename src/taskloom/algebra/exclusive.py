@@ -56,10 +56,21 @@ def exclusive(density: float) -> Step:
 
     def apply(stack: Stack, _: Any) -> Stack:
         flat = stack.values.reshape(len(stack.values), -1)
-        marks = _choose(flat, int(density * flat.shape[1]))
+        marks = _choose_flat(flat, int(density * flat.shape[1]))
         return stack.with_values((flat * marks).reshape(stack.values.shape))
 
     return Step(f"exclusive({density:g})", apply, Grain.TENSOR)
+
+
+def _choose_flat(rows: Tensor, count: int) -> Tensor:
+    """Mark as `_choose` does in vectors ``(K, n)``, ranking what is free only."""
+    free = torch.ones_like(rows[0], dtype=torch.bool)
+    marks = torch.zeros_like(rows, dtype=torch.bool)
+    for row, mark in zip(rows.detach().abs(), marks, strict=True):
+        mine = free & (row > 0)
+        mark[mine] = top_mask(row[mine], count)
+        free &= ~mark
+    return marks
 
 
 def _choose(rows: Tensor, count: int) -> Tensor:
