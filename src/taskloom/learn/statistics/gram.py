@@ -46,7 +46,10 @@ def gram(
         raise DataError(
             f"gram: {probe.label} has no linear layers", hint="RegMean is the plain mean for it"
         )
-    hooks = [layer.register_forward_pre_hook(found.hook(name)) for name, layer in layers.items()]
+    hooks = [
+        layer.register_forward_pre_hook(found.hook(name), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
     done = 0
     try:
         with torch.no_grad():
@@ -78,8 +81,8 @@ class _Inputs:
         self._skip = skip
 
     def hook(self, name: str) -> Any:
-        def see(_: nn.Module, args: tuple[Any, ...]) -> None:
-            x = args[0].detach()
+        def see(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = (args[0] if args else next(iter(named.values()))).detach()
             if self._skip and self.mask is not None and x.shape[:-1] == self.mask.shape:
                 x = x[self.mask.bool()]
             rows = x.reshape(-1, x.shape[-1]).double()
