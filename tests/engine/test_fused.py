@@ -9,8 +9,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskloom.algebra import chain, cut, drop, elect, keep, mean, scale, total, weigh
+from taskloom.algebra import chain, cut, drop, elect, interpolate_sphere, keep, mean, scale, total, weigh
 from taskloom.algebra.random import uniform_bits
+from taskloom.algebra.rank import drop_by_rank
+from taskloom.algebra.sphere import arc
+from taskloom.algebra.stock import stock
 
 from .models import run, save_pool
 
@@ -92,3 +95,38 @@ def test_random_numbers_are_numpys():
         out = np.zeros(count, np.uint32)
         blocks._philox(key[0], key[1], start, count, out)
         assert np.array_equal(out, uniform_bits(3, "w", "a", start, count).numpy())
+
+
+SPHERES = {
+    "slerp": chain(interpolate_sphere(0.4, threshold=1.0), space="weight", experts=(2, 2)),
+    "nuslerp": chain(arc(0.3), experts=(2, 2)),
+    "stock": chain(stock(), experts=(2, None)),
+    "stock of mergekit": chain(stock(clamp=True, floor=1e-6), experts=(2, None)),
+    "della": chain(drop_by_rank(0.5, 0.1, seed=4), total()),
+    "della, no rescale": chain(drop_by_rank(0.5, 0.1, rescale=False, seed=4), mean("kept")),
+}
+LONG = {"long": (9001,), "wide": (3, 5000), "short": (7, 3), "scalar": (), "empty": (0, 4)}
+
+
+@pytest.fixture(scope="module")
+def long_pools(tmp_path_factory):
+    """Tensors of several blocks, also with many equal magnitudes."""
+    folder = tmp_path_factory.mktemp("long")
+    return {
+        (kind, coarse): save_pool(
+            folder / f"{kind}{coarse}", count=2, dtypes=(kind,), shapes=LONG, coarse=coarse
+        )
+        for kind in (torch.bfloat16, torch.float32)
+        for coarse in (True, False)
+    }
+
+
+@pytest.mark.parametrize("coarse", [True, False])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", SPHERES)
+def test_steps_that_measure_or_rank(long_pools, name, kind, coarse):
+    base, experts = long_pools[kind, coarse]
+    plain = run(base, experts, SPHERES[name], fused=False)
+    for how in ({}, {"slice_bytes": 4}, {"slice_bytes": 40000, "threads": 2}):
+        assert run(base, experts, SPHERES[name], **how) == plain, how
+        assert run(base, experts, SPHERES[name], fused=False, **how) == plain, how

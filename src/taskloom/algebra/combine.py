@@ -6,7 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from taskloom.algebra.core import Chain, Grain, Op, Scalar, Stack, Step, Weights, chain
+from taskloom.algebra.gram import BLOCK, block_sums, cosine_of, gram, measuring
 from taskloom.errors import PlanError, nearest
 from taskloom.lazy import Tensor, torch
 
@@ -171,8 +175,21 @@ def interpolate_sphere(t: Scalar, *, threshold: float = 0.9995, eps: float = 1e-
     """
     shown = _shown("t", t)
 
-    def apply(stack: Stack, _: Any) -> Stack:
+    def shares_of(products: NDArray[np.float64]) -> NDArray[np.float64]:
+        cosine = cosine_of(products, 0, 1, eps)
+        lengths = [math.sqrt(products[k, k]) for k in (0, 1)]
+        if not min(lengths) > eps or not abs(cosine) < threshold:
+            return np.array([1 - t, t])
+        angle = math.acos(cosine)
+        sine = math.sin(angle)
+        return np.array([math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine])
+
+    def apply(stack: Stack, known: Any) -> Stack:
         a, b = stack.values
+        if known is None and not isinstance(t, Tensor) and not stack.values.requires_grad and a.numel():
+            known = shares_of(gram([block_sums(stack.values)]))
+        if known is not None:
+            return stack.with_values((float(known[0]) * a + float(known[1]) * b)[None])
         shares: tuple[Scalar, Scalar] = (1 - t, t)
         units = _unit(a, eps), _unit(b, eps)
         if units[0] is not None and units[1] is not None:
@@ -183,7 +200,16 @@ def interpolate_sphere(t: Scalar, *, threshold: float = 0.9995, eps: float = 1e-
                 shares = torch.sin((1 - t) * angle) / sine, torch.sin(t * angle) / sine
         return stack.with_values((shares[0] * a + shares[1] * b)[None])
 
-    return Step(f"slerp({shown})", apply, Grain.TENSOR)
+    if isinstance(t, Tensor):
+        return Step(f"slerp({shown})", apply, Grain.TENSOR)
+    return Step(
+        f"slerp({shown})",
+        apply,
+        Grain.TENSOR,
+        slicewise=measuring(shares_of),
+        op=Op("blend"),
+        block=BLOCK,
+    )
 
 
 def _unit(vector: Tensor, eps: float) -> Tensor | None:

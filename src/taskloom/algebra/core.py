@@ -110,7 +110,7 @@ class Measure:
     see: Callable[[Any, Stack], Any]
     done: Callable[[Any], Any]
     join: Callable[[Any, Any], Any] | None = None
-    count: Literal["magnitudes", "signs"] | None = None
+    count: Literal["magnitudes", "signs", "gram"] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Op:
     ----------
     name
         ``weigh``, ``total``, ``mean``, ``kept`` (mean of what is not zero), ``scale``, ``drop``,
-        ``elect``, ``keep`` (over the model), ``tensor`` or ``row`` (keep or cut the largest).
+        ``elect``, ``keep`` (over the model), ``tensor`` or ``row`` (keep or cut the largest), ``rank``
+        (drop by rank), ``blend`` and ``stock`` (total and scaled mean by numbers of the tensor).
     value
         The factor, or the share.
     weights
@@ -136,6 +137,8 @@ class Op:
         divide; ``tensor``, ``row``: cut instead of keep.
     extra
         Entries kept beyond the share.
+    width
+        ``rank``: how far probabilities lie from the share at most.
     """
 
     name: str
@@ -144,6 +147,7 @@ class Op:
     seed: int = 0
     flag: int = 0
     extra: int = 0
+    width: float = 0.0
 
 
 @dataclass(frozen=True)

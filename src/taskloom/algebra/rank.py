@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from taskloom.algebra.core import Grain, Stack, Step
+from taskloom.algebra.core import Grain, Op, Stack, Step
 from taskloom.algebra.random import uniform_bits
 from taskloom.lazy import Tensor, torch
 
@@ -60,4 +60,5 @@ def drop_by_rank(density: float, epsilon: float, *, rescale: bool = True, seed: 
         return stack.with_values(torch.stack(rows))
 
     label = f"drop_by_rank({density:g}, {epsilon:g}{'' if rescale else ', no rescale'}, seed {seed})"
-    return Step(label, apply, Grain.ROW)
+    op = Op("rank", density, seed=seed, flag=int(rescale), width=epsilon) if 0 < density < 1 else None
+    return Step(label, apply, Grain.ROW, op=op)

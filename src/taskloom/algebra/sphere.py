@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from taskloom.algebra.combine import resolve_weights, sum_rows
-from taskloom.algebra.core import Grain, Stack, Step, Weights
+from taskloom.algebra.core import Grain, Op, Stack, Step, Weights
+from taskloom.algebra.gram import BLOCK, block_sums, cosine_of, gram, measuring
 from taskloom.errors import NumericalError, PlanError
 from taskloom.lazy import Tensor, torch
 
@@ -64,7 +69,22 @@ def arc(
         What becomes of such a vector: ``"linear"`` interpolation, or a ``"right angle"`` to the other.
     """
 
-    def apply(stack: Stack, _: Any) -> Stack:
+    def shares_of(products: NDArray[np.float64]) -> NDArray[np.float64]:
+        cosine = cosine_of(products, 0, 1, floor)
+        lengths = [math.sqrt(products[k, k]) for k in (0, 1)]
+        straight = abs(cosine) > threshold or 1 - cosine * cosine <= _STRAIGHT
+        if straight or (zero == "linear" and not min(lengths) > floor):
+            return np.array([1 - t, t])
+        angle = math.acos(cosine)
+        sine = math.sin(angle)
+        return np.array([math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine])
+
+    def apply(stack: Stack, known: Any) -> Stack:
+        values = stack.values
+        if known is None and scope == "tensor" and not values.requires_grad and values.numel():
+            known = shares_of(gram([block_sums(values)]))
+        if known is not None:
+            return stack.with_values((float(known[0]) * values[0] + float(known[1]) * values[1])[None])
         a, b = (_as_vectors(row, scope) for row in stack.values)
         if a.numel() == 0:
             return stack.with_values(stack.values[:1])
@@ -84,6 +104,9 @@ def arc(
         return stack.with_values(mixed.reshape(1, *shape))
 
     label = f"arc({t:g})" if scope == "tensor" else f"arc({t:g}, {scope})"
+    if scope == "tensor":
+        measure = measuring(shares_of)
+        return Step(label, apply, Grain.TENSOR, slicewise=measure, op=Op("blend"), block=BLOCK)
     return Step(label, apply, Grain.TENSOR if scope != "row" else Grain.ROW)
 
 

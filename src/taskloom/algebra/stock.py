@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from taskloom.algebra.combine import sum_rows
-from taskloom.algebra.core import Grain, Stack, Step
+from taskloom.algebra.core import Grain, Op, Stack, Step
+from taskloom.algebra.gram import BLOCK, block_sums, cosine_of, gram, measuring
 from taskloom.algebra.sphere import dots, norms, units
 from taskloom.lazy import torch
 
@@ -27,8 +32,24 @@ def stock(
         t is 0 where a task vector is 0 or the denominator vanishes.
     """
 
-    def apply(stack: Stack, _: Any) -> Stack:
+    def ratio_of(products: NDArray[np.float64]) -> NDArray[np.float64]:
+        count = len(products)
+        cosines = []
+        for i, j in combinations(range(count), 2):
+            cosine = cosine_of(products, i, j)
+            length = math.sqrt(products[i, i]) * math.sqrt(products[j, j])
+            cosines.append(cosine * (length / max(length, floor)) if floor else cosine)
+        mean = sum(cosines) / len(cosines)
+        below = 1 + (count - 1) * mean
+        t = 0.0 if abs(below) < 1e-6 else count * mean / below
+        return np.array([min(1.0, max(0.0, t)) if clamp else t])
+
+    def apply(stack: Stack, known: Any) -> Stack:
         values = stack.values
+        if known is None and scope == "tensor" and not values.requires_grad and values.numel():
+            known = ratio_of(gram([block_sums(values)]))
+        if known is not None:
+            return stack.with_values(sum_rows(values) / len(values) * float(known[0]))
         rows = values.reshape(len(values), -1) if scope == "tensor" or values.ndim == 1 else values
         if rows.numel() == 0:
             return stack.with_values(values[:1])
@@ -50,4 +71,7 @@ def stock(
         return stack.with_values(merged.reshape(1, *values.shape[1:]))
 
     inside = ", ".join([scope, *(["clamp"] if clamp else [])])
-    return Step(f"stock({inside})", apply, Grain.TENSOR if scope == "tensor" else Grain.ROW)
+    if scope == "row":
+        return Step(f"stock({inside})", apply, Grain.ROW)
+    measure = measuring(ratio_of)
+    return Step(f"stock({inside})", apply, Grain.TENSOR, slicewise=measure, op=Op("stock"), block=BLOCK)

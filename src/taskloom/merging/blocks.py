@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 # kinds of numbers
 F32, BF16, F16, TABLE = 0, 1, 2, 3
 # steps
-WEIGH, TOTAL, MEAN, KEPT, SCALE, DROP, ELECT, KEEP, TENSOR, ROW = range(10)
+WEIGH, TOTAL, MEAN, KEPT, SCALE, DROP, ELECT, KEEP, TENSOR, ROW, STOCK, RANK = range(12)
 
 BLOCK = 4096
 
@@ -202,6 +202,39 @@ def _row_limit(bits, n, count, counts, spare):
 
 
 @_jit
+def _order(bits, n, one, other, counts):
+    """Sort a row's magnitudes, the smallest first, equal ones by index; return (magnitude, index).
+
+    Radix sort by 11 + 10 + 10 bits, the lowest first; the index is carried in the low half.
+    """
+    for b in range(4096):
+        counts[b] = 0
+    for i in range(n):
+        u = bits[i] & np.uint32(0x7FFFFFFF)
+        counts[u & np.uint32(2047)] += 1
+        counts[2048 + ((u >> np.uint32(11)) & np.uint32(1023))] += 1
+        counts[3072 + (u >> np.uint32(21))] += 1
+        one[i] = (np.uint64(u) << np.uint64(32)) | np.uint64(i)
+    for digit in range(3):
+        first, size = (0, 2048) if digit == 0 else (1024 + 1024 * digit, 1024)
+        shift = np.uint64(32 + (0 if digit == 0 else 1 + 10 * digit))
+        mask = np.uint64(size - 1)
+        if counts[first + np.int64((one[0] >> shift) & mask)] == n:
+            continue  # all have the same digit
+        before = 0
+        for b in range(first, first + size):
+            count = counts[b]
+            counts[b] = before
+            before += count
+        for i in range(n):
+            b = first + np.int64((one[i] >> shift) & mask)
+            other[counts[b]] = one[i]
+            counts[b] += 1
+        one, other = other, one
+    return one
+
+
+@_jit
 def _steps(
     upto, codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
     experts, v, bits, start, m, row, counts, spare,
@@ -339,6 +372,30 @@ def _steps(
                                     mark = left > 0
                                     left -= 1
                                 x[i] = x[i] * (top if mark else low)
+        elif code == 10:
+            x, d, t = v[0], numbers[o], weights[o, 0]
+            for k in range(1, rows):
+                y = v[k]
+                for i in range(m):
+                    x[i] = x[i] + y[i]
+            for i in range(m):
+                x[i] = x[i] / d * t
+            rows = 1
+        elif code == 11:
+            lowest, slope, words = numbers[o], weights[o, 0], bits[experts + 1]
+            one64, other64 = np.empty(row, np.uint64), np.empty(row, np.uint64)
+            many = np.empty(4096, np.int64)
+            for k in range(rows):
+                _philox(keys[o, k, 0], keys[o, k, 1], start, m, words)
+                for at in range(0, m, row):
+                    x, u, w = v[k, at : at + row], bits[k, at : at + row], words[at : at + row]
+                    order = _order(u, row, one64, other64, many)
+                    for r in range(row):
+                        i = np.int64(order[r] & np.uint64(0xFFFFFFFF))
+                        chance = lowest + np.float32(r) * slope
+                        inside = np.float64(w[i]) < np.float64(chance) * 4294967296.0
+                        y = x[i] * (one if inside else zero)
+                        x[i] = y / chance if flag == 1 else y
     return rows
 
 
@@ -428,3 +485,42 @@ def count(
             for i in range(m):
                 signs += np.int64(a[i] > np.float32(0)) - np.int64(a[i] < np.float32(0))
             found[0, 0, 0] += signs
+
+
+@_jit
+def products(
+    raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
+    codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
+    v, bits, counts, spare, upto, found, bad,
+):  # fmt: skip
+    """Sum the products of all pairs of rows before step ``upto``, block by block, into ``found``.
+
+    The order of the additions is that of `taskloom.algebra.gram.block_sums`.
+    """
+    lanes = np.zeros(64, np.float64)
+    for at in range(0, n, block):
+        m = min(block, n - at)
+        _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
+        rows = _steps(
+            upto, codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
+            experts, v, bits, start + at, m, row, counts, spare,
+        )  # fmt: skip
+        full, pair = m // 64 * 64, 0
+        for a in range(rows):
+            for b in range(a, rows):
+                for j in range(64):
+                    lanes[j] = 0.0
+                for i in range(0, full, 64):
+                    x, y = v[a, i : i + 64], v[b, i : i + 64]
+                    for j in range(64):
+                        lanes[j] += np.float64(x[j]) * np.float64(y[j])
+                x, y = v[a, full:m], v[b, full:m]
+                for j in range(m - full):
+                    lanes[j] += np.float64(x[j]) * np.float64(y[j])
+                width = 32
+                while width:
+                    for j in range(width):
+                        lanes[j] += lanes[j + width]
+                    width //= 2
+                found[at // block, pair] = lanes[0]
+                pair += 1

@@ -412,12 +412,12 @@ class Engine:
     ) -> Statistics:
         """Run the measures of one tensor in slices, by the kernels."""
         chain = output.chain
-        if chain is None or not output.info.shape:
+        if chain is None:
             return known
         known = dict(known)
         again: dict[int, tuple[Measure, Any]] = {}
         for index, step in enumerate(chain.steps):
-            if step.slicewise is None:
+            if step.slicewise is None or (not output.info.shape and step.slicewise.count != "gram"):
                 continue
             accumulated: Any = None
             for round_ in range(step.slicewise.rounds):
@@ -461,19 +461,24 @@ class Engine:
     def _pieces(self, output: Output) -> Iterator[Piece]:
         """Yield the pieces for the kernels: rows where a step ranks them, else flat slices."""
         row = output.info.shape[-1] if output.info.shape else 1
-        step = self.plan.elements
+        step = self._step(output)
         if fused.by_row(output):
             step = output.info.numel if len(output.info.shape) < 2 else max(1, step // row) * row
         for start in range(0, output.info.numel, step):
             stop = min(start + step, output.info.numel)
             yield Piece(start, stop, (stop - start,))
 
+    def _step(self, output: Output) -> int:
+        """Return the elements of a slice for the kernels: whole blocks where a step asks for them."""
+        block = output.chain.block if output.chain is not None else 1
+        return max(1, self.plan.elements // block) * block
+
     def _arena(self, output: Output) -> fused.Arena:
         """Return this thread's buffers, made larger where a row needs it."""
         arena: fused.Arena | None = getattr(self._local, "arena", None)
         sources = len(output.sources)
         row = output.info.shape[-1] if output.info.shape and fused.by_row(output) else 0
-        elements = max(min(self.plan.elements, output.info.numel), row)
+        elements = max(min(self._step(output), output.info.numel), row)
         if (
             arena is None
             or arena.sources < sources
@@ -539,6 +544,7 @@ class _Counter:
         self._plain = _fresh(started)
         self._radix: Radix | None = started if isinstance(started, Radix) else None
         self._found: NDArray[np.int64] | None = None
+        self._products: list[NDArray[np.float64]] = []
 
     @property
     def countable(self) -> bool:
@@ -554,6 +560,10 @@ class _Counter:
     ) -> None:
         """Take a slice from the arena."""
         rows = len(output.experts)
+        if self._measure.count == "gram":
+            found = arena.products(output, made, piece.count, piece.start, upto=index)
+            self._products.append(found)
+            return
         if self._found is None:
             self._found = np.zeros((rows, 4, self._bins), np.int64)
         prefix = np.zeros(rows, np.int64)
@@ -572,6 +582,8 @@ class _Counter:
 
     def result(self) -> Any:
         """Return the measure's own kind of accumulator."""
+        if self._products:
+            return [*(self._plain or []), *self._products]
         if self._found is None:
             return self._plain
         counted: Any = int(self._found[0, 0, 0])

@@ -36,9 +36,14 @@ _CODES = {
     "keep": 7,
     "tensor": 8,
     "row": 9,
+    "stock": 10,
+    "rank": 11,
+    "blend": 1,
 }
+#: steps that rank whole rows
+_ROWS = ("row", "rank")
 #: what a measure counts: (what, bins) of each round
-ROUNDS = {"magnitudes": ((0, 1 << 15), (1, 1 << 16)), "signs": ((2, 1),)}
+ROUNDS = {"magnitudes": ((0, 1 << 15), (1, 1 << 16)), "signs": ((2, 1),), "gram": ((3, 0),)}
 
 
 @lru_cache
@@ -63,14 +68,14 @@ def fits(output: Output) -> bool:
             return False
         if step.measure is not None and step.measure.count is None:
             return False
-        rows = 1 if step.op.name in {"total", "mean", "kept"} else rows
+        rows = 1 if step.op.name in {"total", "mean", "kept", "blend", "stock"} else rows
     return rows == 1
 
 
 def by_row(output: Output) -> bool:
     """Whether a step ranks whole rows, which must then be in one block."""
     steps = output.chain.steps if output.chain is not None else ()
-    return any(step.op is not None and step.op.name == "row" for step in steps)
+    return any(step.op is not None and step.op.name in _ROWS for step in steps)
 
 
 @dataclass
@@ -140,12 +145,23 @@ def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) ->
                 "the weights sum to 0, so their mean is undefined",
                 hint="Give weights with another sum, or normalize=False for a plain weighted sum",
             )
+    elif op.name == "blend" and statistic is not None:
+        made.weighted[at] = True
+        made.weights[at] = statistic
+    elif op.name == "stock" and statistic is not None:
+        made.numbers[at] = len(output.experts)
+        made.weights[at] = statistic[0]
+    elif op.name == "rank":
+        row = output.info.shape[-1] if output.info.shape else 1
+        made.numbers[at] = np.float32(op.value - op.width if row > 1 else op.value)
+        made.weights[at] = np.float32(2 * op.width / (row - 1) if row > 1 else 0.0)
+        for k, expert in enumerate(output.names):
+            made.keys[at, k] = _key(op.seed, output.name, expert)
     elif op.name == "drop":
         made.numbers[at] = np.float32(1.0 / (1.0 - op.value) if op.flag and op.value < 1 else 1.0)
         made.limits[at] = round(op.value * 2**32)
         for k, expert in enumerate(output.names):
-            text = f"{op.seed}\0{output.name}\0{expert}".encode()
-            made.keys[at, k] = np.frombuffer(hashlib.sha256(text).digest()[:16], dtype=np.uint64)
+            made.keys[at, k] = _key(op.seed, output.name, expert)
     elif op.name == "elect":
         made.numbers[at] = (0.0, 1.0, 1.0 if statistic is None else statistic)[op.flag]
     elif op.name == "keep" and statistic is not None:
@@ -164,6 +180,12 @@ def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) ->
         # a scalar has no row: it is left alone
         everything = 0 if op.flag else 1
         made.limits[at] = int(row * op.value) + op.extra if output.info.shape else everything
+
+
+def _key(seed: int, tensor: str, expert: str) -> Numbers:
+    """Return the key of the random numbers of one expert of a tensor (`taskloom.algebra.random`)."""
+    text = f"{seed}\0{tensor}\0{expert}".encode()
+    return np.frombuffer(hashlib.sha256(text).digest()[:16], dtype=np.uint64)
 
 
 def _divisor(weights: Numbers) -> np.float32:
@@ -209,7 +231,7 @@ class Arena:
         based = len(kinds) - experts
         row = output.info.shape[-1] if output.info.shape else 1
         ranked = output.chain is not None and any(
-            s.op and s.op.name == "row" for s in output.chain.steps
+            s.op and s.op.name in _ROWS for s in output.chain.steps
         )
         block = self.blocks.BLOCK
         if ranked and row:
@@ -276,6 +298,23 @@ class Arena:
             found,
             self.bad,
         )
+
+    def products(self, output: Output, made: Compiled, count: int, start: int, *, upto: int) -> Numbers:
+        """Return sums of products of all pairs of experts, ``(blocks, pairs)``; add to ``bad``."""
+        experts = len(output.experts)
+        found = np.zeros((-(-count // self.blocks.BLOCK), experts * (experts + 1) // 2))
+        self.blocks.products(
+            *self._sources(output, count, start),
+            *made.arguments,
+            self.values,
+            self.bits,
+            self.counts,
+            self.spare,
+            upto,
+            found,
+            self.bad,
+        )
+        return found
 
 
 @lru_cache

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -164,12 +164,9 @@ def recipe_hash(record: Mapping[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computed."""
+    """Return the versions of what may have computed, used in this run or not."""
     found = {"taskloom": __version__, "python": platform.python_version()}
     for package in ("numpy", "torch", "numba", "safetensors"):
-        if package in sys.modules or package == "numpy":
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                continue
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
     return found
