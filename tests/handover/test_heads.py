@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from taskloom.cli.main import invoke
 from taskloom.errors import CheckpointError, OutputError, PlanError
-from taskloom.store.heads import attach_head, folder_name, split_heads
+from taskloom.store.heads import attach_head, folder_name, split_heads, write_heads
 from taskloom.store.memory import MemoryCheckpoint
 
 BODY = {"encoder.a": (3, 3), "encoder.b": (3,)}
@@ -206,3 +206,34 @@ def test_tied_tensors_count_once(pool):
     found = load_file(pool / "tied-out" / "model.safetensors")
     assert set(found) == set(once)
     assert all(torch.equal(found[name], value) for name, value in once.items())
+
+
+def test_what_an_interrupted_merge_left_is_written_anew(pool):
+    """The heads of a run that was killed while it wrote them do not stop the next."""
+    splits = split_heads([MemoryCheckpoint(toy(1, labels=2))])
+    for _ in range(2):
+        assert write_heads(pool / "x", {"a": splits[0]}) == ["a"]
+
+
+def test_a_tied_expert_of_an_untied_base(pool, capsys):
+    table = torch.ones(6, 3)
+    held = {"model.embed_tokens.weight": table, "norm": torch.ones(3)}
+    write(pool / "untied" / "base", held | {"lm_head.weight": 2 * table})
+    write(pool / "untied" / "one", held)
+    assert merge(pool / "untied", experts=("one",)) == 3
+    said = capsys.readouterr().err
+    assert "'lm_head.weight'" in said
+    assert "ties it to 'model.embed_tokens.weight'" in said
+    assert "tie_word_embeddings" in said
+
+
+def test_the_card_names_recipe_and_sources(pool):
+    assert merge(pool, "--heads", "keep") == 0
+    card = (pool / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\ntags:\n- merge\n")
+    assert "# out\n" in card
+    assert "method: task_arithmetic" in card
+    assert "scale: 0.5" in card
+    for role, name in (("base", "base"), ("expert", "mood"), ("expert", "topic")):
+        assert f"| {role} | {name} |" in card
+    assert str(pool) not in card, "a card says nothing of the machine"

@@ -253,7 +253,7 @@ def merge_files(
         max_shard_bytes=max_shard_bytes,
         digests=digests,
         discard=discard,
-        extra=ready.finish,
+        extra=lambda folder: ready.finish(folder, Path(output).name, recipe_record(chosen)),
         options=Options(
             threads=threads or max(1, default_threads() // workers),
             workers=workers,

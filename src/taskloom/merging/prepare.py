@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskloom import __version__
 from taskloom.errors import CheckpointError, PlanError, nearest
 from taskloom.merging.vocabulary import Alignment, align_directories, write_tokenizer
+from taskloom.store.card import CARD, model_card, origin_of
 from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.heads import NAMES, Split, split_heads, write_heads
 from taskloom.store.open import Source
@@ -36,13 +38,14 @@ class Prepared:
     pool
         Checked experts of one base.
     finish
-        Writes heads, tokenizer and chat template into the folder of the new model.
+        Writes card, heads, tokenizer and chat template into the folder of the new model, given its
+        title and the recipe as it is recorded.
     record
         The options that differ from their defaults, JSON-ready.
     """
 
     pool: Pool
-    finish: Callable[[Path], None]
+    finish: Callable[[Path, str, Mapping[str, Any]], None]
     record: Mapping[str, Any]
 
 
@@ -113,7 +116,8 @@ def prepare(
         _check_room(source, pool)
     template = _template(chat_template, pool)
 
-    def finish(folder: Path) -> None:
+    def finish(folder: Path, title: str, recipe: Mapping[str, Any]) -> None:
+        _write_card(folder, pool, title, recipe)
         if found:
             write_tokenizer(found[0], _own_directory("tokenizer", pool), folder)
         elif source is not None:
@@ -129,6 +133,21 @@ def prepare(
     usual = {"heads": "refuse", "tokenizer": "base", "chat_template": None}
     record = {key: value for key, value in chosen.items() if value != usual[key]}
     return Prepared(pool, finish, record)
+
+
+def _write_card(folder: Path, pool: Pool, title: str, recipe: Mapping[str, Any]) -> None:
+    origins = [] if pool.base is None else [origin_of("base", "base", pool.base)]
+    origins += [origin_of("expert", each.name, each.checkpoint) for each in pool.experts]
+    shown = {key: recipe[key] for key in ("method", "options") if key in recipe}
+    text = model_card(
+        title,
+        origins,
+        shown,
+        library="transformers" if (folder / "config.json").is_file() else None,
+        composition=str(recipe.get("composition", "")),
+        version=__version__,
+    )
+    (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def _modules(heads: str | Sequence[str]) -> Sequence[str]:

@@ -200,6 +200,7 @@ def write_heads(folder: Path, heads: Mapping[str, Split]) -> list[str]:
         Two experts whose names give one folder.
     """
     written: dict[str, str] = {}
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)  # an interrupted merge may have left some
     for name, split in heads.items():
         if not split.head:
             continue

@@ -11,7 +11,7 @@ from taskloom.lazy import torch
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.heads import NAMES as HEADS
 from taskloom.store.open import Source, open_checkpoint, source_name
-from taskloom.store.tied import as_tied
+from taskloom.store.tied import as_tied, owner_of
 from taskloom.store.tokenizer import VOCABULARY
 
 #: takes the base and the experts as they were opened, returns them as they are pooled
@@ -275,6 +275,20 @@ def _way_out(name: str, wanted: tuple[int, ...], found: tuple[int, ...]) -> str:
     return "Only models of one architecture and vocabulary can be pooled"
 
 
+def _untie(name: str, expected: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]) -> str:
+    """Say what to do about a missing tensor, which may be tied to another."""
+    info = expected[name]
+    if name.split(".", 1)[0] in HEADS:
+        return "Keep the heads of tasks beside the merged model with --heads keep"
+    owner = owner_of(name, info, found)
+    if owner:
+        return (
+            f"If the expert ties it to {owner!r}, save it untied: with {name!r} as a copy, and "
+            "tie_word_embeddings false"
+        )
+    return "Pool only experts of this base, saved by the same class of model"
+
+
 def _check_keys(expert: Expert, expected: Mapping[str, TensorInfo], label: str) -> None:
     found = expert.checkpoint.tensors
     missing = [name for name in expected if name not in found]
@@ -286,7 +300,7 @@ def _check_keys(expert: Expert, expected: Mapping[str, TensorInfo], label: str) 
         near = f"; the nearest name it has is {guess!r}" if guess else ""
         raise CheckpointError(
             f"{who}: tensor {missing[0]!r}{more}: expected as in {label}, found none{near}",
-            hint="Pool only experts of this base, saved by the same class of model",
+            hint=_untie(missing[0], expected, found),
         )
     if extra:
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from taskloom.errors import CheckpointError
 from taskloom.lazy import Tensor
+from taskloom.store.cache import canonical_digest
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.memory import MemoryCheckpoint
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
@@ -56,6 +57,10 @@ class Statistic:
     def label(self) -> str:
         """How messages call it."""
         return self.checkpoint.label
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over tensors, kind and table."""
+        return canonical_digest([self.checkpoint.digest(), self.kind, dict(self.table)])
 
     def tensors(self) -> dict[str, Tensor]:
         """Read every tensor."""

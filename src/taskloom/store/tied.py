@@ -130,13 +130,22 @@ def tied_to(base: Checkpoint, name: str, others: Mapping[str, TensorInfo]) -> st
     known: Mapping[str, str] = getattr(base, "aliases", {})
     if name in known:
         return known[name] if known[name] in others else None
-    if not _HEADS.fullmatch(name) or _config(base).get("tie_word_embeddings") is False:
+    if _config(base).get("tie_word_embeddings") is False:
         return None
-    owners = [
-        each
-        for each, info in base.tensors.items()
-        if _EMBEDDINGS.fullmatch(each) and each in others and info.shape == others[name].shape
-    ]
+    owner = owner_of(name, others[name], base.tensors)
+    return owner if owner in others else None
+
+
+def owner_of(name: str, info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> str | None:
+    """Return the embedding that an output layer would be tied to: the only one of its shape.
+
+    >>> info = TensorInfo((5, 2), "float32")
+    >>> owner_of("lm_head.weight", info, {"model.embed_tokens.weight": info})
+    'model.embed_tokens.weight'
+    """
+    if not _HEADS.fullmatch(name):
+        return None
+    owners = [n for n, each in tensors.items() if _EMBEDDINGS.fullmatch(n) and each.shape == info.shape]
     return owners[0] if len(owners) == 1 else None
 
 
