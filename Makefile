@@ -77,6 +77,6 @@ $(VENV)/.level-dev: pyproject.toml constraints.txt | $(BIN)/python
 $(PEER)/.level-peer: pyproject.toml
 	$(PYTHON) -m venv $(PEER)
 	grep -E '^(torch|transformers|numpy)==' constraints.txt > $(PEER)/constraints.txt
-	PIP_CONSTRAINT=$(CURDIR)/$(PEER)/constraints.txt PIP_BUILD_CONSTRAINT=$(CURDIR)/$(PEER)/constraints.txt \
+	PIP_CONSTRAINT=$(abspath $(PEER)/constraints.txt) PIP_BUILD_CONSTRAINT=$(abspath $(PEER)/constraints.txt) \
 		$(PEER)/bin/python -m pip install --quiet mergekit==0.1.5 pytest hypothesis -e '.[fast]'
 	@touch $@

@@ -122,11 +122,11 @@ def test_an_intermediate_of_other_inputs_is_not_used_again(bench):
 
 KILL = """
     import os, signal, sys
-    from taskloom.merging import build
+    from taskloom.merging import crew
     from taskloom.cli.main import invoke
 
     path, out, after = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    sync, done = build.SafetensorsWriter.sync, []
+    sync, done = crew.SafetensorsWriter.sync, []
 
     def die(self):
         sync(self)
@@ -134,7 +134,7 @@ KILL = """
         if len(done) == after:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    build.SafetensorsWriter.sync = die
+    crew.SafetensorsWriter.sync = die
     sys.exit(invoke(["--quiet", "merge", path, out, "--max-shard-size", "4KB"]))
 """
 

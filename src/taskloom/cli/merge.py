@@ -50,6 +50,7 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 @click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of threads."
 )
+@click.option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto, host:port, local.")
 @click.option(
     "--slice-size", type=options.SIZE, metavar="SIZE", help="Bytes of a slice in float32, e.g. 1MB."
 )
@@ -114,6 +115,7 @@ def command(
     energy: float | None,
     threads: int | None,
     workers: int,
+    ray: str | None,
     slice_size: int | None,
     max_shard_size: int,
     nan: Literal["refuse", "allow"],
@@ -140,6 +142,8 @@ def command(
     if as_adapter and statistics:
         raise click.UsageError("--statistic does not go with --as-adapter, which takes linear methods")
     if as_adapter:
+        if ray is not None:
+            raise click.UsageError("--ray goes with merges of whole models, not with --as-adapter")
         if base is None:
             raise click.UsageError("--as-adapter needs the --base that the adapters were trained on")
         with listening() as progress:
@@ -197,6 +201,7 @@ def command(
             allow_pickle=allow_pickle,
             threads=threads,
             workers=workers,
+            ray=ray,
             slice_bytes=slice_size,
             max_shard_bytes=max_shard_size,
             nan=nan,

@@ -47,6 +47,7 @@ def instead(command: click.Command | None, words: Sequence[str]) -> click.Comman
 @click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of threads."
 )
+@click.option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto, host:port, local.")
 @click.option(
     "--slice-size", type=options.SIZE, metavar="SIZE", help="Bytes of a slice in float32, e.g. 1MB."
 )
@@ -85,6 +86,7 @@ def yaml_command(
     force: bool,
     threads: int | None,
     workers: int,
+    ray: str | None,
     slice_size: int | None,
     max_shard_size: int,
     nan: Literal["refuse", "allow"],
@@ -125,6 +127,7 @@ def yaml_command(
             overwrite=force,
             threads=threads,
             workers=workers,
+            ray=ray,
             slice_bytes=slice_size,
             max_shard_bytes=max_shard_size,
             nan=nan,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from taskloom.errors import PlanError
 from taskloom.lazy import Tensor, torch
 from taskloom.merging.build import Built, build
+from taskloom.merging.crew import Crew
 from taskloom.merging.engine import Options, default_threads
 from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.plain import Nan
@@ -170,6 +172,7 @@ def merge_files(
     heads: str | Sequence[str] = "refuse",
     tokenizer: str = "base",
     chat_template: str | None = None,
+    ray: str | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> MergeReport:
@@ -209,6 +212,9 @@ def merge_files(
     heads, tokenizer, chat_template
         What becomes of heads that differ, of unequal vocabularies, and of the chat template: see
         `taskloom.merging.prepare.prepare`.
+    ray
+        Address of a Ray cluster that does the work, shard by shard; the output, and inputs that are
+        files, lie in a directory that its machines share. See `taskloom.merging.cluster`.
 
     Raises
     ------
@@ -254,6 +260,7 @@ def merge_files(
         digests=digests,
         discard=discard,
         extra=lambda folder: ready.finish(folder, Path(output).name, recipe_record(chosen)),
+        ray=ray,
         options=Options(
             threads=threads or max(1, default_threads() // workers),
             workers=workers,
@@ -279,6 +286,7 @@ def write_merged(
     discard: bool = False,
     options: Options | None = None,
     extra: Callable[[Path], None] | None = None,
+    ray: str | None = None,
 ) -> MergeReport:
     """Run a plan into a directory with its ``taskloom.json``; what `merge_files` is made of.
 
@@ -297,7 +305,7 @@ def write_merged(
         Of the experts, for the report.
     extra
         Called with the folder after the template is copied, to add or replace files.
-    output, seed, overwrite, max_shard_bytes, digests, discard, options
+    output, seed, overwrite, max_shard_bytes, digests, discard, options, ray
         As in `merge_files`.
     """
     begun = time.perf_counter()
@@ -321,18 +329,20 @@ def write_merged(
         }
         write_record(folder, plan, built, inputs.describe(built), record | cost)
 
-    built = build(
-        plan,
-        output,
-        record=record,
-        options=run,
-        template=template if template is not None and template.is_dir() else None,
-        overwrite=overwrite,
-        discard=discard,
-        max_shard_bytes=max_shard_bytes,
-        extra=extra,
-        finish=finish,
-    )
+    with _crew(ray) as crew:
+        built = build(
+            plan,
+            output,
+            record=record,
+            options=run,
+            template=template if template is not None and template.is_dir() else None,
+            overwrite=overwrite,
+            discard=discard,
+            max_shard_bytes=max_shard_bytes,
+            extra=extra,
+            finish=finish,
+            crew=crew,
+        )
     return MergeReport(
         path=Path(output),
         method=str(said.get("method", "")),
@@ -345,6 +355,17 @@ def write_merged(
         peak_memory_bytes=peak_memory(),
         digest=output_digest(plan, built),
     )
+
+
+@contextlib.contextmanager
+def _crew(ray: str | None) -> Iterator[Crew | None]:
+    if ray is None:
+        yield None
+        return
+    from taskloom.merging.cluster import RayCrew
+
+    with RayCrew(ray) as crew:
+        yield crew
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | str | None:

@@ -21,9 +21,10 @@ import numpy as np
 
 from taskloom import __version__
 from taskloom.errors import OutputError
+from taskloom.merging.crew import MODEL, Alone, Crew, CrewLost
 from taskloom.merging.engine import Digests, Engine, Options
 from taskloom.merging.plan import MergePlan, files_of
-from taskloom.merging.program import Output, Program
+from taskloom.merging.program import Program
 from taskloom.store.atomic import (
     as_output_error,
     final_path,
@@ -33,14 +34,13 @@ from taskloom.store.atomic import (
     write_json,
 )
 from taskloom.store.cache import canonical_digest, file_mark
-from taskloom.store.checkpoint import Checkpoint, TensorInfo
+from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.digest import combine_digests
 from taskloom.store.safetensors_dir import INDEX
 from taskloom.store.template import copy_template
-from taskloom.store.writer import SafetensorsWriter, plan_shards
+from taskloom.store.writer import plan_shards
 
 JOURNAL = "journal.json"
-_MODEL = "model"
 _LOCK = "lock"
 _FORMAT = 1
 
@@ -120,6 +120,7 @@ def build(
     max_shard_bytes: int = 5_000_000_000,
     extra: Callable[[Path], None] | None = None,
     finish: Callable[[Path, Built], None] | None = None,
+    crew: Crew | None = None,
 ) -> Built:
     """Run a plan into a directory that ``from_pretrained`` loads, whole or not at all.
 
@@ -145,6 +146,8 @@ def build(
         Called with the folder of the model after the template is copied, to add files.
     finish
         Called with the folder and the result at the very end, to write what depends on it.
+    crew
+        Who does the work; this process if None. It changes no byte.
 
     Raises
     ------
@@ -166,16 +169,19 @@ def build(
         journal = _Journal.open(work, canonical_digest([key, shards]), discard=discard)
         try:
             with Engine(plan, options) as engine:
-                built = _write(engine, final, work / _MODEL, shards, journal)
+                (work / MODEL).mkdir(exist_ok=True)
+                crew = crew or Alone()
+                crew.begin(engine, work, key)
+                built = _write(engine, crew, final, work / MODEL, shards, journal)
                 if template is not None:
-                    copy_template(template, work / _MODEL, plan.program.infos)
+                    copy_template(template, work / MODEL, plan.program.infos)
                 if extra is not None:
-                    extra(work / _MODEL)
+                    extra(work / MODEL)
                 engine.check_inputs()
             if finish is not None:
-                finish(work / _MODEL, built)
-            sync_tree(work / _MODEL)
-            put_in_place(work / _MODEL, final, overwrite=overwrite)
+                finish(work / MODEL, built)
+            sync_tree(work / MODEL)
+            put_in_place(work / MODEL, final, overwrite=overwrite)
         except KeyboardInterrupt:
             done = len(journal.shards)
             if not done:
@@ -185,6 +191,8 @@ def build(
                 f"interrupted; {done} of {len(shards)} shards are kept in {work}: "
                 "the same command continues with the next"
             ) from None
+        except CrewLost:
+            raise
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
@@ -204,18 +212,19 @@ def _refuse_inputs(program: Program, final: Path) -> None:
 
 
 def _write(
-    engine: Engine, final: Path, folder: Path, shards: Mapping[str, Sequence[str]], journal: _Journal
+    engine: Engine,
+    crew: Crew,
+    final: Path,
+    folder: Path,
+    shards: Mapping[str, Sequence[str]],
+    journal: _Journal,
 ) -> Built:
     program = engine.plan.program
     resumed = len(journal.shards)
-    statistics = _statistics(engine, journal)
-    outputs = {output.name: output for output in program.outputs}
-    folder.mkdir(exist_ok=True)
-    for shard, names in shards.items():
-        if shard in journal.shards:
-            continue
-        infos = {name: outputs[name].info for name in names}
-        _write_shard(engine, folder / shard, [outputs[n] for n in names], infos, statistics)
+    statistics = _statistics(engine, crew, journal)
+    todo = {shard: names for shard, names in shards.items() if shard not in journal.shards}
+    for shard, digests in crew.shards(todo, statistics):
+        engine.digests.update(digests)
         journal.add(shard, engine.digests, program.checkpoints)
     engine.digests.update(journal.digests(program.checkpoints))
     if len(shards) > 1:
@@ -231,39 +240,17 @@ def _write(
     )
 
 
-def _write_shard(
-    engine: Engine,
-    path: Path,
-    outputs: Sequence[Output],
-    infos: Mapping[str, TensorInfo],
-    statistics: dict[int, dict[int, Any]],
-) -> None:
-    with SafetensorsWriter(path, infos, {"format": "pt"}) as writer:
-        engine.run(outputs, statistics, _ShardSink(writer))
-        for name in infos:
-            writer.finished(name)
-        writer.sync()
-
-
-@dataclass(frozen=True)
-class _ShardSink:
-    writer: SafetensorsWriter
-
-    def write(self, name: str, offset: int, data: memoryview) -> None:
-        self.writer.write_slice(name, offset, data)
-
-
-def _statistics(engine: Engine, journal: _Journal) -> dict[int, dict[int, Any]]:
-    """Measure every group, or take what an earlier run measured."""
+def _statistics(engine: Engine, crew: Crew, journal: _Journal) -> dict[int, dict[int, Any]]:
+    """Measure every group, or take what an earlier run measured; by number of the group."""
     found: dict[int, dict[int, Any]] = {}
-    for number, (chain, outputs) in enumerate(engine.plan.program.groups):
+    for number, (chain, _) in enumerate(engine.plan.program.groups):
         if chain is None or chain.reads == 1:
             continue
         known = decode(journal.statistics.get(str(number)))
         if known is None:
-            known = engine.statistics(chain, outputs)
+            known = crew.statistics(number)
             journal.measured(number, encode(known))
-        found[id(chain)] = known
+        found[number] = known
     return found
 
 

@@ -193,6 +193,7 @@ def merge_mergekit(
     nan: Nan = "refuse",
     digests: Digested = "all",
     discard: bool = False,
+    ray: str | None = None,
     progress: Progress = silent,
 ) -> MergekitReport:
     """Carry out a mergekit file: one directory that ``from_pretrained`` loads per document.
@@ -207,7 +208,8 @@ def merge_mergekit(
         See `plan_mergekit`.
     overwrite
         Replace directories that exist.
-    threads, workers, slice_bytes, max_shard_bytes, nan, digests, discard, progress
+    threads, workers, slice_bytes, max_shard_bytes, nan, digests, discard, ray,
+    progress
         See `taskloom.merge_files`.
 
     Raises
@@ -239,6 +241,7 @@ def merge_mergekit(
             max_shard_bytes=max_shard_bytes,
             digests=digests,
             discard=discard,
+            ray=ray,
             options=options,
         )
         reports.append(_report(current, time.perf_counter() - begun, reused=False))
@@ -314,6 +317,7 @@ def _write(
     max_shard_bytes: int,
     digests: Digested,
     discard: bool,
+    ray: str | None,
     options: Options,
 ) -> None:
     resolved, models = stage.resolved, list(stage.models.values())
@@ -334,6 +338,7 @@ def _write(
         max_shard_bytes=max_shard_bytes,
         digests=digests,
         discard=discard,
+        ray=ray,
         options=options,
         extra=extra,
     )
