@@ -23,12 +23,12 @@ def test_the_experts_rows_stay():
 
 
 def test_measures_see_what_is_beside_only():
-    copy, step = beside(scale(10), keep(0.5)).steps[::2]
-    stack = copy.apply(make([[1.0, 2.0, 3.0, 4.0]]), None)
+    first, step = beside(scale(10), keep(0.5)).steps
+    stack = first.apply(make([[1.0, 2.0, 3.0, 4.0]]), None)
     rows, others = split(stack)
     stack = stack.with_values(torch.cat([rows, others.flip(1)]))
     found = step.apply(stack, measured(step, [stack])).values
-    assert found.tolist() == [[1, 2, 3, 4], [4, 3, 0, 0]]
+    assert found.tolist() == [[1, 2, 3, 4], [40, 30, 0, 0]]
 
 
 def last(stack, _):
@@ -49,6 +49,11 @@ def test_a_chain_beside_gives_what_it_gives_alone(scope):
 def test_reads_are_those_of_the_chain():
     assert beside(keep(0.2), elect("majority"), total()).reads == 4
     assert beside(total()).reads == 1
+
+
+def test_a_chain_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="one step or more"):
+        beside()
 
 
 def test_nothing_beside_is_refused():

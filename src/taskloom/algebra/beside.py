@@ -11,7 +11,7 @@ from taskloom.lazy import Tensor, torch
 
 
 def beside(*parts: Step | Chain) -> Chain:
-    """Run a chain on a copy of the K rows: ``(K, ...) -> (K + M, ...)``, its M rows last.
+    """Put what a chain makes of the K rows beside them: ``(K, ...) -> (K + M, ...)``, its M rows last.
 
     The first K rows stay as they are, so that a later step can compare what was merged with what it
     was merged from. Reads are those of the chain.
@@ -20,9 +20,17 @@ def beside(*parts: Step | Chain) -> Chain:
     --------
     >>> from taskloom.algebra import scale, total
     >>> print(beside(total(), scale(0.5)))
-    copy -> beside(total) -> beside(scale(0.5))
+    beside(total) -> beside(scale(0.5))
+
+    Raises
+    ------
+    ValueError
+        A chain of no steps.
     """
-    return chain(Step("copy", _copy), *[_beside(step) for step in chain(*parts).steps])
+    steps = chain(*parts).steps
+    if not steps:
+        raise ValueError("beside takes one step or more")
+    return chain(_first(steps[0]), *[_beside(step) for step in steps[1:]])
 
 
 def split(stack: Stack) -> tuple[Tensor, Tensor]:
@@ -43,8 +51,14 @@ def split(stack: Stack) -> tuple[Tensor, Tensor]:
     return stack.values[:count], stack.values[count:]
 
 
-def _copy(stack: Stack, _: Any) -> Stack:
-    return stack.with_values(torch.cat([stack.values, stack.values]))
+def _first(step: Step) -> Step:
+    """Let a step see the experts' rows, and put what it makes of them beside."""
+
+    def apply(stack: Stack, statistic: Any) -> Stack:
+        made = step.apply(stack, statistic).values
+        return stack.with_values(torch.cat([stack.values, made]))
+
+    return replace(step, name=f"beside({step.name})", apply=apply, linear=False, op=None)
 
 
 def _beside(step: Step) -> Step:
