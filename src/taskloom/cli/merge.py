@@ -28,7 +28,9 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 )
 @click.option("--base", metavar="PATH|HUB_ID", help="Directory or hub id[@revision].")
 @options.experts
-@click.option("--method", required=True, help="A name that 'taskloom methods' lists.")
+@click.option(
+    "--method", required=True, help="A name that 'taskloom methods' lists, or a recipe file (YAML)."
+)
 @options.settings
 @click.option(
     "--statistic",
