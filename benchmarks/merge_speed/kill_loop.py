@@ -102,8 +102,9 @@ def main() -> None:
             again = json.loads((out / "taskloom.json").read_text())["resumed_shards"]
             if again != done:
                 sys.exit(f"kill {killed}: {done} shards were whole, and {again} were taken over")
-        if digests(out) != expected:
-            sys.exit(f"kill {killed}: the bytes are not those of an undisturbed run")
+        if (found := digests(out)) != expected:
+            odd = [name for name in expected | found if expected.get(name) != found.get(name)]
+            sys.exit(f"kill {killed}: the bytes of {', '.join(odd)} are not those of an undisturbed run")
         if partial.exists():
             sys.exit(f"kill {killed}: {partial} is left")
         print(f"kill {killed}: {done} shards kept, the same bytes", flush=True)

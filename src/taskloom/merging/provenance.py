@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -121,6 +122,7 @@ def write_record(
             entry: dict[str, Any] = {"bytes": path.stat().st_size}
             if path.suffix == ".safetensors" and path.parent == folder:  # heads are in folders below
                 names = SafetensorsCheckpoint(path).tensors
+                entry["header_sha256"] = header_digest(path)
                 if built.tensors:
                     entry["digest"] = checkpoint_digest(
                         SafetensorsCheckpoint(path), {name: built.tensors[name] for name in names}
@@ -147,6 +149,13 @@ def write_record(
     }
     write_json(folder / FILE, table)
     return table
+
+
+def header_digest(path: Path) -> str:
+    """Return the SHA-256 of the header of a safetensors file, with its length and its padding."""
+    with path.open("rb") as stream:
+        length = stream.read(8)
+        return hashlib.sha256(length + stream.read(int.from_bytes(length, "little"))).hexdigest()
 
 
 def output_digest(plan: MergePlan, built: Built) -> str:

@@ -12,12 +12,12 @@ import numpy as np
 
 from taskloom.errors import CheckpointError, IntegrityError, PlanError
 from taskloom.merging.api import _dtype, _recipe
-from taskloom.merging.build import decode
+from taskloom.merging.build import checkpoint_digest, decode
 from taskloom.merging.engine import Engine, Options, default_threads
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.prepare import prepare
 from taskloom.merging.program import Output, Program, program_of
-from taskloom.merging.provenance import FILE
+from taskloom.merging.provenance import FILE, header_digest
 from taskloom.progress import Progress, silent
 from taskloom.store.cache import file_digest
 from taskloom.store.digest import tensor_digest
@@ -171,6 +171,11 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> int:
                 f"{path}: expected {entry['bytes']} bytes, found {path.stat().st_size}",
                 hint="The file was changed or damaged; merge again",
             )
+        if "header_sha256" in entry and header_digest(path) != entry["header_sha256"]:
+            raise IntegrityError(
+                f"{path}: the header is not the one that was written",
+                hint="The file was changed or damaged; merge again",
+            )
         if "sha256" in entry and file_digest(path) != entry["sha256"]:
             raise IntegrityError(
                 f"{path}: the bytes are not those that were written",
@@ -186,10 +191,15 @@ def _check_inputs(record: Mapping[str, Any], plan: MergePlan) -> None:
             Path(f["path"]).exists() and Path(f["path"]).stat().st_mtime_ns == f["mtime_ns"]
             for f in entry["files"]
         )
-        complete = entry.get("tensors") == len(checkpoint.tensors)
-        if same or "digest" not in entry or not complete:
+        if same or "digest" not in entry:
             continue
-        if checkpoint.digest() != entry["digest"]:
+        read = {r.name for o in plan.program.outputs for r in o.sources if r.checkpoint is checkpoint}
+        if entry["tensors"] == len(checkpoint.tensors):
+            digest = checkpoint.digest()
+        else:  # of what was read of it
+            tensors = {name: tensor_digest(checkpoint.read(name)) for name in sorted(read)}
+            digest = checkpoint_digest(checkpoint, tensors)
+        if digest != entry["digest"]:
             raise IntegrityError(
                 f"{checkpoint.label}: the weights are not those that were merged",
                 hint="Restore the source, or merge again",
