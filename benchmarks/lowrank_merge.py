@@ -1,9 +1,10 @@
 """Merging adapters: the dense route (a full model) against the low-rank route (an adapter).
 
-    python benchmarks/lowrank_merge.py [--layers 14] [--experts 8] [--rank 16] [--repeat 3]
+    python benchmarks/lowrank_merge.py [--recipe task_arithmetic] [--layers 14] [--experts 8]
+        [--rank 16] [--repeat 3]
 
 Makes a random base of transformer-shaped matrices and LoRA adapters of all of them, merges them by
-task arithmetic along each route in a process of its own, in turn, and prints seconds (medians),
+one method along each route that it has in a process of its own, in turn, and prints seconds (medians),
 peak memory above the imports, what was written, and how far the results are from each other.
 """
 
@@ -28,6 +29,13 @@ SHAPES = {
     **{f"attention.{n}": (WIDTH, WIDTH) for n in "qkvo"},
     "up": (INNER, WIDTH),
     "down": (WIDTH, INNER),
+}
+
+#: routes of a method; all others have the dense one only, because their result has no low rank
+ROUTES = {
+    "task_arithmetic": ["dense", "low-rank, exact", "low-rank, compressed"],
+    "knots": ["dense", "low-rank, exact"],
+    "copa_merging": ["low-rank, exact"],
 }
 
 
@@ -64,7 +72,7 @@ def peak() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def merge(route: str, folder: Path, experts: int, rank: int) -> None:
+def merge(route: str, folder: Path, experts: int, rank: int, recipe: str) -> None:
     """Child process: one merge, timed."""
     import taskloom
     import taskloom.merging.api
@@ -74,15 +82,13 @@ def merge(route: str, folder: Path, experts: int, rank: int) -> None:
     before = peak()
     begun = time.perf_counter()
     if route == "dense":
-        report = taskloom.merge_files(
-            folder / "base", sources, "task_arithmetic", folder / route, overwrite=True
-        )
+        report = taskloom.merge_files(folder / "base", sources, recipe, folder / route, overwrite=True)
         written = sum(f.stat().st_size for f in report.path.glob("*.safetensors"))
         error = 0.0
     else:
         target = rank if route == "low-rank, compressed" else None
         made = taskloom.merge_adapters(
-            folder / "base", sources, "task_arithmetic", folder / route, rank=target, overwrite=True
+            folder / "base", sources, recipe, folder / route, rank=target, overwrite=True
         )
         written, error = made.adapter_bytes, made.error
     seconds = time.perf_counter() - begun
@@ -108,6 +114,7 @@ def difference(folder: Path, route: str) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="task_arithmetic")
     parser.add_argument("--layers", type=int, default=14)
     parser.add_argument("--experts", type=int, default=8)
     parser.add_argument("--rank", type=int, default=16)
@@ -116,19 +123,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.child:
-        merge(options.child[0], Path(options.child[1]), options.experts, options.rank)
+        merge(options.child[0], Path(options.child[1]), options.experts, options.rank, options.recipe)
         return
-    routes = ["dense", "low-rank, exact", "low-rank, compressed"]
+    routes = ROUTES.get(options.recipe, ["dense"])
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         count = generate(folder, options.layers, options.experts, options.rank)
         print(
             f"{count / 1e6:.1f} million parameters, {options.experts} adapters of rank {options.rank}, "
-            f"task arithmetic; medians of {options.repeat} runs in turn\n"
+            f"{options.recipe}; medians of {options.repeat} runs in turn\n"
             f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, "
-            f"{torch.get_num_threads()} thread\n"
+            f"{torch.get_num_threads()} thread in torch's own operations\n"
         )
         words = ["--experts", str(options.experts), "--rank", str(options.rank)]
+        words += ["--recipe", options.recipe]
         runs: dict[str, list[dict[str, float]]] = {route: [] for route in routes}
         for _ in range(options.repeat):
             for route in routes:
@@ -140,19 +148,22 @@ def main() -> None:
             route: {key: statistics.median(run[key] for run in found) for key in found[0]}
             for route, found in runs.items()
         }
-        dense = middle["dense"]
+        dense = middle.get("dense", middle[routes[0]])
         print(
             "| route | seconds | dense / this | peak memory above imports (MB) | dense / this "
             "| written (MB) | largest difference | relative difference |"
         )
         print("|---|---|---|---|---|---|---|---|")
         for route, got in middle.items():
-            largest, relative = (0.0, 0.0) if route == "dense" else difference(folder, route)
+            compared = route != "dense" and "dense" in routes
+            largest, relative = difference(folder, route) if compared else (0.0, 0.0)
             print(
                 f"| {route} | {got['seconds']:.2f} | {dense['seconds'] / got['seconds']:.1f} "
                 f"| {got['memory'] / 1e6:.0f} | {dense['memory'] / max(got['memory'], 1):.1f} "
                 f"| {got['written'] / 1e6:.0f} | {largest:.1e} | {relative:.1e} |"
             )
+        if "low-rank, compressed" not in middle:
+            return
         error = middle["low-rank, compressed"]["error"]
         print(
             f"\nCompressed to rank {options.rank}, the report's own relative error is {error:.4f}; the "

@@ -16,6 +16,9 @@ from taskloom.merging.slices import Cutting, cutting, piece_elements
 #: bytes that one thread takes beyond its slices: buffers of the kernels, the interpreter's own
 _THREAD = 4_000_000
 _HISTOGRAM = (1 << 16) * 8
+#: bytes that decompositions take beside their arrays: buffers of BLAS, and what the allocator keeps
+#: (50 to 120 MB measured, for sides of 768 to 2048)
+_DECOMPOSITION = 80_000_000
 
 
 @dataclass(frozen=True)
@@ -175,8 +178,9 @@ def _working_set(output: Output) -> int:
     """Bytes of a matrix's task vectors, its base and what the hungriest step takes beside them."""
     steps = output.chain.steps if output.chain is not None else ()
     count, shape = len(output.experts), output.info.shape
-    needed = (step.workspace(shape, count) for step in steps if step.workspace is not None)
-    return 4 * output.info.numel * (count + 1) + max(needed, default=0)
+    needed = [step.workspace(shape, count) for step in steps if step.workspace is not None]
+    beside = max(needed) + _DECOMPOSITION if needed else 0
+    return 4 * output.info.numel * (count + 1) + beside
 
 
 def plan_program(program: Program, *, slice_bytes: int | None = None) -> MergePlan:
