@@ -191,3 +191,33 @@ def test_a_chat_template_that_is_given(speakers):
 def test_chat_templates_that_are_refused(speakers, wanted, said):
     with pytest.raises(PlanError, match=said):
         chat(speakers, wanted)
+
+
+@pytest.mark.peer
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("source", "base"),
+    [(s, b) for s in ("union", "two") for b in (None, "one", "three")]
+    + [("base", "one"), ("base", "three")],
+)
+def test_rows_are_those_of_the_peer(speakers, source, base):
+    """By token: the peer numbers the tokens of a union in the order of a hash table.
+
+    Without a base_model its base is the first of an unordered set, so that is left out.
+    """
+    from transformers import AutoTokenizer
+
+    from .test_peer import theirs, units_apart
+
+    asked = config(speakers, source, base=base) | {"dtype": "float32"}
+    wanted = theirs(speakers, speakers.write(asked), "theirs")
+    found = speakers.merge(asked)
+    numbers = {
+        name: AutoTokenizer.from_pretrained(speakers.folder / name).get_vocab()
+        for name in ("out", "theirs")
+    }
+    assert set(numbers["out"]) == set(numbers["theirs"])
+    for name in (EMBEDDING, HEAD):
+        for token, number in numbers["out"].items():
+            other = wanted[name][numbers["theirs"][token]]
+            assert units_apart(found[name][number], other) <= 8, (name, token)
