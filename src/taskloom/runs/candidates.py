@@ -12,6 +12,7 @@ from torch import Tensor
 
 from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.recipe import Recipe
+from taskloom.merging.statistics import Statistics, gather
 from taskloom.runs.result import ModelRecord
 from taskloom.store.cache import canonical_digest
 from taskloom.store.checkpoint import Checkpoint
@@ -90,14 +91,20 @@ def pool_digest(pool: Pool) -> str:
     return canonical_digest([pool.yardstick.digest(), members])
 
 
-def merge_digest(pool: Pool, recipe: Recipe) -> str:
+def merge_digest(pool: Pool, recipe: Recipe, statistics: Statistics | None = None) -> str:
     """Return the digest of what a merge is made of; equal inputs and recipe, equal weights."""
-    return canonical_digest([pool_digest(pool), recipe.method, recipe.plain(), str(recipe.chain)])
+    parts: list[Any] = [pool_digest(pool), recipe.method, recipe.plain(), str(recipe.chain)]
+    known = gather(pool, statistics)
+    if known:
+        parts.append({n: [s.digest() for s in several] for n, several in known.items()})
+    return canonical_digest(parts)
 
 
-def merged(pool: Pool, recipe: Recipe, *, name: str, title: str) -> Candidate:
+def merged(
+    pool: Pool, recipe: Recipe, *, name: str, title: str, statistics: Statistics | None = None
+) -> Candidate:
     """Return a merge of the whole pool as a candidate; nothing is merged yet."""
-    plan = plan_merge(pool, recipe.chain)
+    plan = plan_merge(pool, recipe.chain, statistics=statistics)
 
     def weights() -> Weights:
         with torch.inference_mode():
@@ -107,7 +114,7 @@ def merged(pool: Pool, recipe: Recipe, *, name: str, title: str) -> Candidate:
         name=name,
         kind="merge",
         title=title,
-        digest=merge_digest(pool, recipe),
+        digest=merge_digest(pool, recipe, statistics),
         weights=weights,
         recipe=recipe,
         cost={"reads": plan.reads, "bytes_read": plan.bytes_read},

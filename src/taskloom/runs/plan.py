@@ -22,6 +22,7 @@ from taskloom.evaluation.task import Subset, check_overlaps, get_task
 from taskloom.learn.options import TrainOptions
 from taskloom.merging import compose
 from taskloom.merging.executor import execute, plan_merge
+from taskloom.merging.program import check_chain
 from taskloom.merging.recipe import Recipe
 from taskloom.store.cache import canonical_digest
 from taskloom.store.memory import MemoryCheckpoint
@@ -323,7 +324,11 @@ def _check_merges(plan: Plan, where: str) -> None:
                 raise PlanError(message, hint="Keep one of them")
         swept = [{option: each} for option, settings in item.sweep.items() for each in settings]
         for setting in swept or [{}]:
-            planned = plan_merge(pool, item.recipe(plan.seed, **setting).chain)
+            chain = item.recipe(plan.seed, **setting).chain
+            if chain.needs:  # what it needs to know is collected by the run
+                check_chain(chain, pool.names, has_base=True)
+                continue
+            planned = plan_merge(pool, chain)
             if item.method == compose.NAME:  # one row must be left, which a list of steps may not see to
                 dict(execute(planned))
         if item.label == "base" or item.label.startswith("expert:"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.score import score
 from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.recipe import Recipe
+from taskloom.merging.statistics import Statistics
 from taskloom.models.encoder import Encoder
 from taskloom.models.head import Head
 from taskloom.progress import Progress
 from taskloom.runs.candidates import Candidate, merge_digest, merged
+from taskloom.runs.known import soup_options, statistics_for
 from taskloom.runs.plan import Merge, Plan
 from taskloom.runs.result import SweepPoint
 from taskloom.runs.verdict import mean_interval
@@ -73,26 +76,34 @@ def prepare_merges(pool: Pool, bench: Bench) -> tuple[list[Candidate], list[Swee
     items = bench.plan.merge
     for number, item in enumerate(items):
         bench.progress("choose options", number, len(items))
-        tried = _sweep(pool, item, bench)
-        chosen = {point.option: point.setting for point in tried if point.chosen}
-        recipe = item.recipe(bench.plan.seed, **chosen)
+        known = statistics_for(pool, item.recipe(bench.plan.seed, **_first(item)).chain, bench)
+        tried = _sweep(pool, item, bench, known)
+        chosen: dict[str, Any] = {point.option: point.setting for point in tried if point.chosen}
+        recipe = item.recipe(bench.plan.seed, **chosen, **soup_options(pool, item, bench))
         title = item.name or item.method.replace("_", " ")
-        candidates.append(merged(pool, recipe, name=item.label, title=title))
+        candidates.append(merged(pool, recipe, name=item.label, title=title, statistics=known))
         points.extend(tried)
     bench.progress("choose options", len(items), len(items))
     return candidates, points
 
 
-def _sweep(pool: Pool, item: Merge, bench: Bench) -> list[SweepPoint]:
+def _first(item: Merge) -> dict[str, float]:
+    """Return one setting of what is swept; what a method needs does not depend on it."""
+    return {option: min(settings) for option, settings in item.sweep.items()}
+
+
+def _sweep(pool: Pool, item: Merge, bench: Bench, known: Statistics | None) -> list[SweepPoint]:
     points: list[SweepPoint] = []
     for option, settings in item.sweep.items():
         ordered = sorted(set(settings))
-        key = [merge_digest(pool, _at(item, bench, option, ordered[0])), option, ordered, bench.digest]
+        start = merge_digest(pool, _at(item, bench, option, ordered[0]), known)
+        key = [start, option, ordered, bench.digest]
         measured: list[list[Measured]] = bench.workspace.remember(
             "sweeps",
             key,
             lambda option=option, ordered=ordered: [  # type: ignore[misc]
-                bench.validate(weights) for weights in _settings(pool, item, bench, option, ordered)
+                bench.validate(weights)
+                for weights in _settings(pool, item, bench, option, ordered, known)
             ],
         )
         means = [float(np.mean([value for value, *_ in tasks])) for tasks in measured]
@@ -119,7 +130,12 @@ def _at(item: Merge, bench: Bench, option: str, setting: float) -> Recipe:
 
 
 def _settings(
-    pool: Pool, item: Merge, bench: Bench, option: str, settings: Sequence[float]
+    pool: Pool,
+    item: Merge,
+    bench: Bench,
+    option: str,
+    settings: Sequence[float],
+    known: Statistics | None = None,
 ) -> Iterator[Mapping[str, Tensor]]:
     """Yield the merged weights at each setting.
 
@@ -131,9 +147,10 @@ def _settings(
         base = pool.base
         if base is None or not _linear(item, bench, option):
             for setting in settings:
-                yield dict(execute(plan_merge(pool, _at(item, bench, option, setting).chain)))
+                chain = _at(item, bench, option, setting).chain
+                yield dict(execute(plan_merge(pool, chain, statistics=known)))
             return
-        unit_plan = plan_merge(pool, _at(item, bench, option, 1.0).chain)
+        unit_plan = plan_merge(pool, _at(item, bench, option, 1.0).chain, statistics=known)
         unit = dict(execute(unit_plan, dtype=torch.float32))
         merged_names = set(unit_plan.parameters)
         start = {name: base.read(name) for name in unit}

@@ -1,0 +1,129 @@
+"""What a plan's merges must know first: statistics of the experts, and which of them make a soup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taskloom.algebra import Chain
+from taskloom.errors import PlanError
+from taskloom.evaluation.data import TaskData
+from taskloom.learn.collect import collect
+from taskloom.learn.probe import Examples, Probe, Setting
+from taskloom.merging.soup import greedy_soup
+from taskloom.merging.statistics import Statistics
+from taskloom.store.pool import Expert, Pool
+from taskloom.store.statistic import Statistic, open_statistic
+
+if TYPE_CHECKING:
+    from taskloom.runs.plan import Merge
+    from taskloom.runs.sweep import Bench
+
+#: training examples per expert that a run collects a statistic from
+EXAMPLES = 256
+
+
+def statistics_for(pool: Pool, chain: Chain, bench: Bench) -> Statistics | None:
+    """Collect what a chain needs of every expert, or take it from the stash; None if it needs nothing.
+
+    With the defaults of the statistic, on at most 256 training examples of the expert's task, drawn
+    with the plan's seed.
+
+    Raises
+    ------
+    PlanError
+        An expert whose task is not known.
+    """
+    kinds = [need.kind for need in chain.needs]
+    if not kinds:
+        return None
+    return {expert.name: [_one(pool, expert, kind, bench) for kind in kinds] for expert in pool.experts}
+
+
+def _one(pool: Pool, expert: Expert, kind: str, bench: Bench) -> Statistic:
+    data = _task(expert, bench)
+    others = [e for e in pool.experts if e is not expert]
+    key = [
+        kind,
+        expert.checkpoint.digest(),
+        pool.yardstick.digest(),
+        [[e.name, e.checkpoint.digest()] for e in others],
+        data.digest,
+        bench.heads[data.task.name].digest(),
+        bench.digest,
+        EXAMPLES,
+    ]
+    path = bench.workspace.entry("statistics", key, ".safetensors")
+    if path.is_file():
+        bench.workspace.count("statistics", skipped=True)
+        return open_statistic(path)
+    head, encoder = bench.heads[data.task.name], bench.encoder
+    probe = Probe.of_encoder(
+        encoder,
+        head,
+        weights=_read(expert),
+        digest=expert.checkpoint.digest(),
+        label=expert.checkpoint.label,
+    )
+    seed = bench.plan.seed
+    batches = Examples.of_task(
+        encoder, head, (data.train.inputs, data.train.labels), count=EXAMPLES, seed=seed
+    )
+    setting = Setting(
+        probe,
+        batches,
+        base=None if pool.base is None else _inside(bench, Expert("base", pool.base)),
+        against={other.name: _inside(bench, other) for other in others} if _compares(kind) else {},
+        progress=bench.progress,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    collect(kind, setting).save(path)
+    bench.workspace.count("statistics", skipped=False)
+    return open_statistic(path)
+
+
+def _compares(kind: str) -> bool:
+    """Whether the other experts are run too, which costs as much as the expert itself."""
+    return kind == "sensitivity"
+
+
+def _task(expert: Expert, bench: Bench) -> TaskData:
+    for data in bench.tasks:
+        if data.task.name in (expert.task, expert.name):
+            return data
+    raise PlanError(
+        f"the task of the expert {expert.name!r} is not known, and its statistics need examples",
+        hint="Take a method that needs none",
+    )
+
+
+def _read(expert: Expert) -> dict[str, Any]:
+    return {name: expert.checkpoint.read(name) for name in expert.checkpoint.tensors}
+
+
+def _inside(bench: Bench, expert: Expert) -> dict[str, Any]:
+    return {name: t for name, t in _read(expert).items() if name in bench.encoder.names}
+
+
+def soup_options(pool: Pool, item: Merge, bench: Bench) -> Mapping[str, Any]:
+    """Choose the ingredients of a greedy soup by the mean validation score over the pool's tasks.
+
+    Empty for other methods, and where the plan names the ingredients itself.
+    """
+    if item.method != "greedy_soup" or item.options.get("ingredients"):
+        return {}
+    members = [[e.name, e.checkpoint.digest()] for e in pool.experts]
+    chosen: list[str] = bench.workspace.remember(
+        "soups",
+        [members, bench.digest],
+        lambda: list(
+            greedy_soup(
+                pool.experts,
+                lambda weights: float(np.mean([value for value, *_ in bench.validate(weights)])),
+                progress=bench.progress,
+            ).ingredients
+        ),
+    )
+    return {"ingredients": tuple(chosen)}
