@@ -26,7 +26,7 @@ test: $(VENV)/.level-dev  ## run the tests and doctests with coverage
 
 PEER := $(VENV)-peer
 peer: $(PEER)/.level-peer  ## compare with mergekit 0.1.5, in an environment of its own
-	$(PEER)/bin/python -m pytest -p no:cacheprovider -m peer tests $(ARGS)
+	$(PEER)/bin/python -m pytest -p no:cacheprovider -m peer $(shell grep -rl --include=*.py mark.peer tests) $(ARGS)
 
 environment: $(VENV)/.level-dev  ## make the virtual environment with everything in it
 
