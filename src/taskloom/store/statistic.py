@@ -7,7 +7,6 @@ other and is read slice by slice. The header says what it is (``statistic``), ho
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,25 +110,3 @@ def open_statistic(source: Statistic | str | os.PathLike[str]) -> Statistic:
             hint="Make one with: taskloom collect STATISTIC --model ... --task ... -o FILE",
         )
     return Statistic(kind, checkpoint, checkpoint.metadata)
-
-
-def numbers(table: Mapping[str, str], key: str, label: str) -> dict[str, float]:
-    """Return a mapping of names to numbers that a table holds as JSON.
-
-    >>> numbers({"scores": '{"a": 1.5}'}, "scores", "f")
-    {'a': 1.5}
-
-    Raises
-    ------
-    CheckpointError
-        It is not there, or not what it should be.
-    """
-    try:
-        found = json.loads(table[key])
-        return {str(name): float(value) for name, value in found.items()}
-    except (KeyError, ValueError, TypeError, AttributeError):
-        raise CheckpointError(
-            f"{label}: expected names and numbers under {key!r} in the header, found "
-            f"{str(table.get(key))[:60]!r}",
-            hint="Collect the statistic again",
-        ) from None
