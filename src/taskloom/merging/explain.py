@@ -17,7 +17,7 @@ from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.prepare import prepare
 from taskloom.merging.program import program_of
 from taskloom.merging.provenance import recipe_hash, recipe_record
-from taskloom.merging.recipe import Recipe
+from taskloom.merging.recipe import RecipeLike
 from taskloom.merging.statistics import Statistics
 from taskloom.store.atomic import refuse_existing
 from taskloom.store.open import Source
@@ -26,7 +26,7 @@ from taskloom.store.open import Source
 def explain(
     base: Source | None,
     experts: Experts,
-    recipe: str | Recipe,
+    recipe: RecipeLike,
     output: str | Path | None = None,
     *,
     names: Sequence[str] | None = None,
