@@ -50,10 +50,11 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Run examples of a task through an expert and write what a merge needs to know of them.
+    """Collect a statistic of an expert on its task, for merges that need one.
 
-    STATISTIC is fisher, gram, sensitivity or graft. The file is given to the merge with
-    --statistic NAME=FILE. The head is the expert's own, or fitted on the features of --base.
+    STATISTIC is fisher, gram, sensitivity or graft. Training examples of the task run through the
+    expert; the file is given to the merge with --statistic NAME=FILE. The head is the expert's own,
+    or fitted on the features of --base.
     """
     sources, names = options.named(against)
     if against and names is None:

@@ -18,7 +18,7 @@ from taskloom.errors import UnknownName
 def command(family: str | None, as_json: bool) -> None:
     """List everything registered: merging methods and steps, scores, training methods, metrics, sources.
 
-    FAMILY limits the list to one of merge, step, score, train, metric, source.
+    FAMILY limits the list to one of merge, step, score, train, metric, source, statistic.
     """
     from taskloom.registry import KINDS
 
