@@ -81,8 +81,8 @@ class Verbs(click.Group):
 def taskloom(ctx: click.Context, debug: bool, quiet: bool) -> None:
     """Choose, combine, check and hand over what models learned on other tasks.
 
-    Every verb is a call of the library with the same name. Results go to the standard output,
-    progress and errors to the standard error. "taskloom VERB --help" explains a verb.
+    Every verb is a call of the library. Results go to the standard output, progress and errors to
+    the standard error. "taskloom VERB --help" explains a verb.
     """
     ctx.obj = {"quiet": quiet}
 
