@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from table import machine
 
 from taskloom.merging import fused
-from taskloom.merging.program import program_of
+from taskloom.merging.program import Output, program_of
 from taskloom.merging.recipe import Recipe
 from taskloom.store.pool import open_pool
 
@@ -67,13 +67,11 @@ def by_numpy(sources: list[NDArray[np.uint16]], size: int) -> NDArray[np.uint16]
     return out
 
 
-def by_kernels(sources: list[NDArray[np.uint16]], size: int, data: Path) -> NDArray[np.uint16]:
-    """Merge slice by slice with the fused kernels, with the copy into their buffers."""
-    out = np.empty(COUNT, np.uint16)
-    pool = open_pool(data / "base", [data / f"e{k}" for k in range(1, EXPERTS + 1)])
-    program = program_of(pool, Recipe.of("task_arithmetic").chain)
-    output = max((o for o in program.outputs), key=lambda o: o.info.numel)
-    arena, made = fused.Arena(len(sources), size, 0), fused.compile_output(output, {})
+def by_kernels(
+    sources: list[NDArray[np.uint16]], size: int, output: Output, arena: fused.Arena
+) -> NDArray[np.uint16]:
+    """Merge slice by slice with the fused kernels, with the copies into and out of their buffers."""
+    out, made = np.empty(COUNT, np.uint16), fused.compile_output(output, {})
     for at in range(0, COUNT, size):
         for k, source in enumerate(sources):
             arena.raw16[k, :size] = source[at : at + size]
@@ -105,16 +103,20 @@ def main() -> None:
     tensors = [each.bfloat16() for each in [*experts, base]]
     arrays = [each.view(torch.uint16).numpy() for each in tensors]
     expected = by_torch(tensors, COUNT).view(torch.uint16).numpy()
+    pool = open_pool(data / "base", [data / f"e{k}" for k in range(1, EXPERTS + 1)])
+    program = program_of(pool, Recipe.of("task_arithmetic").chain)
+    output = max(program.outputs, key=lambda o: o.info.numel)
+    arena = fused.Arena(len(arrays), COUNT, 0)
     rows = []
     for size in (1 << 14, 1 << 16, 1 << 18, 1 << 22):
         for name, work in {
             "torch": lambda size=size: by_torch(tensors, size).view(torch.uint16).numpy(),
             "numpy": lambda size=size: by_numpy(arrays, size),
-            "fused kernels (numba)": lambda size=size: by_kernels(arrays, size, data),
+            "fused kernels (numba)": lambda size=size: by_kernels(arrays, size, output, arena),
         }.items():
             if not np.array_equal(work(), expected):
                 sys.exit(f"{name} gives other bytes")
-            rows.append(f"| {name} | {size:,} | {best(work):.2f} |")
+            rows.append((name, size, best(work)))
     imports = [
         f"| {what} | {import_seconds(what):.2f} |"
         for what in ("numpy", "torch", "taskloom.merging.blocks")
@@ -124,7 +126,7 @@ def main() -> None:
         "Task arithmetic of three bf16 experts in memory, one thread, the same bytes from all; "
         "processor time, least of nine.\n\n"
         "| | numbers in a slice | ns per number |\n| --- | --- | --- |\n"
-        + "\n".join(sorted(rows))
+        + "\n".join(f"| {name} | {size:,} | {taken:.2f} |" for name, size, taken in sorted(rows))
         + "\n\n| import (with numba: of compiled kernels) | processor seconds |\n| --- | --- |\n"
         + "\n".join(imports)
         + "\n"

@@ -72,6 +72,20 @@ def test_killed_and_continued(pool, tmp_path, at, workers):
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
+def test_what_a_late_kill_left_is_made_again(pool, tmp_path):
+    """All but the last step was done: the record is there, and must not list itself."""
+    calls, out = calls_of(pool, tmp_path), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        merged(pool, out, progress=Stop(calls, interrupt))
+    left = tmp_path / "out.partial" / "model"
+    for name in ("taskloom.json", "README.md", "stale.txt"):
+        (left / name).write_text("left by a run that was killed")
+    (left / "heads").mkdir()
+    merged(pool, out)
+    assert contents(out) == contents(tmp_path / "counted" / "out")
+    assert verify(out, sample=1).tensors == 7
+
+
 class Stop:
     """A progress that does something once, at a certain call."""
 

@@ -169,7 +169,7 @@ def build(
         journal = _Journal.open(work, canonical_digest([key, shards]), discard=discard)
         try:
             with Engine(plan, options) as engine:
-                (work / MODEL).mkdir(exist_ok=True)
+                _keep_shards(work / MODEL, journal.shards)
                 crew = crew or Alone()
                 crew.begin(engine, work, key)
                 built = _write(engine, crew, final, work / MODEL, shards, journal)
@@ -364,6 +364,18 @@ class _Journal:
             if str(number) in self._table["inputs"]
         }
         return Digests(dict(self._table.get("outputs", {})), inputs)
+
+
+def _keep_shards(folder: Path, shards: Mapping[str, Any]) -> None:
+    """Remove what an earlier run left beside its whole shards: it is all made again."""
+    folder.mkdir(exist_ok=True)
+    for each in folder.iterdir():
+        if each.name in shards:
+            continue
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
 
 
 def _clear(work: Path) -> None:
