@@ -31,8 +31,8 @@ def copa_merging(*, density: Share = 0.2, lifted: Share = 0.2, scale: float = 2.
     modules; tensors that they store whole are averaged. There is no rule for full checkpoints.
 
     This is the rule of the released code (called RobustMerge) as a port of it has it; the paper's
-    algorithm 1 is said to merge the products B S A, and was not read. The sum of A makes N equal adapters
-    count N scale^2 times. Where pruning leaves nothing of a row the released code divides by 0; here
-    that row of that adapter takes no part, and alpha/r is part of B.
+    algorithm 1 is said to merge the products B S A, and was not read. The sum of A makes N equal
+    adapters count N scale^2 times. Where pruning leaves nothing of a row the released code divides by
+    0; here that row of that adapter takes no part, and alpha/r is part of B.
     """
     return chain(complement(density, lifted, scale), space="factors", otherwise=chain(mean()))

@@ -16,8 +16,8 @@ from taskloom.registry import register
     "sections 2 and 6",
     needs=("base", "experts", "statistic graft"),
     partly={
-        "Skill localization / model grafting": "masks, grafts and the overlap of masks are there; choosing "
-        "sources by the overlap is not"
+        "Skill localization / model grafting": "masks, grafts and the overlap of masks are there; "
+        "choosing sources by the overlap is not"
     },
 )
 def graft(*, overlap: Literal["mean", "sum"] = "mean", scale: Scalar = 1.0) -> Chain:
