@@ -15,7 +15,7 @@ import pytest
 
 import taskloom
 from taskloom import errors
-from taskloom.cli.main import VERBS
+from taskloom.cli.main import VERBS, main
 from taskloom.cli.main import taskloom as group
 
 COMMAND = [sys.executable, "-m", "taskloom.cli.main"]
@@ -24,6 +24,16 @@ HEAVY = ("torch", "numpy", "pydantic", "rich", "yaml", "transformers", "safetens
 
 def run_process(*words, **options):
     return subprocess.run([*COMMAND, *words], capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_unless_told_otherwise(monkeypatch, given, expected):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # restored afterwards, whatever main sets
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert os.environ["OMP_WAIT_POLICY"] == expected
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], ["merge", "--help"]])
