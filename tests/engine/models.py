@@ -74,9 +74,9 @@ class MemorySink:
         return all((seen == 1).all() for seen in self.seen.values())
 
 
-def run(base, experts, chain, *, dtype=None, slice_bytes=None, **options):
+def run(base, experts, chain, *, dtype=None, slice_bytes=None, statistics=None, **options):
     """Bytes of every output by name."""
-    program = program_of(open_pool(base, experts), chain, dtype)
+    program = program_of(open_pool(base, experts), chain, dtype, statistics)
     plan = plan_program(program, slice_bytes=slice_bytes)
     sink = MemorySink(program)
     with Engine(plan, Options(**options)) as engine:

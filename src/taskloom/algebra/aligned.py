@@ -95,13 +95,13 @@ def _align(values: Tensor) -> tuple[Tensor, Tensor]:
         left, sizes, _ = torch.linalg.svd(torch.cat(list(values), 1), full_matrices=False)
         eps = torch.finfo(torch.float64).eps
     else:
-        square = torch.zeros(rows, rows, dtype=torch.float64)
+        square = values.new_zeros((rows, rows), dtype=torch.float64)
         for row in values:
             square += gram(row.T)
         left, sizes = _roots(square)
         eps = torch.finfo(torch.float32).eps
     basis = left[:, : numerical_rank(sizes, max(rows, count * columns), eps)]
-    found = torch.empty(count, basis.shape[1], columns, dtype=values.dtype)
+    found = values.new_empty((count, basis.shape[1], columns))
     for k in range(count):
         for block in blocks(columns):
             found[k, :, block] = _cleared(basis.T @ values[k, :, block].double(), sizes, eps)
@@ -124,7 +124,7 @@ def _align_factors(pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     for _, right in pairs:
         cores.append(upper[:, at : at + len(right)] @ right.double())
         at += len(right)
-    square = torch.zeros(len(upper), len(upper), dtype=torch.float64)
+    square = upper.new_zeros((len(upper), len(upper)))
     for core in cores:
         square.addmm_(core, core.T)
     turn, sizes = _roots(square)

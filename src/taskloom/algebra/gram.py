@@ -39,7 +39,7 @@ def block_sums(values: Tensor) -> Numbers:
             half = total.shape[1] // 2
             total = total[:, :half] + total[:, half:]
         found.append(total[:, 0])
-    sums: Numbers = torch.stack(found, 1).numpy()
+    sums: Numbers = torch.stack(found, 1).cpu().numpy()
     return sums
 
 

@@ -23,7 +23,7 @@ def keep_probabilities(values: Tensor, density: float, epsilon: float) -> Tensor
         return torch.full_like(values, density)
     order = values.detach().abs().argsort(dim=-1, stable=True)
     ranks = torch.empty_like(order)
-    ranks.scatter_(-1, order, torch.arange(size).expand_as(order))
+    ranks.scatter_(-1, order, torch.arange(size, device=order.device).expand_as(order))
     return (density - epsilon) + ranks.to(values.dtype) * (2 * epsilon / (size - 1))
 
 
@@ -55,6 +55,7 @@ def drop_by_rank(density: float, epsilon: float, *, rescale: bool = True, seed: 
         for expert, row in zip(stack.experts, stack.values, strict=True):
             chance = keep_probabilities(row.reshape(1, -1) if row.ndim < 2 else row, density, epsilon)
             bits = uniform_bits(seed, stack.name, expert, stack.start, row.numel())
+            bits = bits.to(row.device)
             kept = row * (bits.reshape(row.shape) < chance.reshape(row.shape).double() * 2**32)
             rows.append(kept / chance.reshape(row.shape) if rescale else kept)
         return stack.with_values(torch.stack(rows))

@@ -95,13 +95,13 @@ class Radix:
 
     def see(self, values: Tensor) -> Radix:
         """Count a ``(K, ...)`` slice of values; return self."""
-        for k, row in enumerate(magnitude_bits(values).reshape(len(values), -1).cpu().numpy()):
+        for k, row in enumerate(magnitude_bits(values).reshape(len(values), -1)):
             high = row >> 16
             if self.prefix is None:
-                self.counts[k] += np.bincount(high, minlength=_HIGH)
+                self.counts[k] += _histogram(high, _HIGH)
             else:
-                low = row[high == self.prefix[k]] & (_LOW - 1)
-                self.counts[k] += np.bincount(low, minlength=_LOW)
+                low = row[high == int(self.prefix[k])] & (_LOW - 1)
+                self.counts[k] += _histogram(low, _LOW)
         return self
 
     def _locate(self, ranks: Numbers) -> tuple[Numbers, Numbers]:
@@ -141,6 +141,14 @@ class Radix:
         bits = np.where(self.beyond, _NOTHING, (self.prefix << 16) | low).astype(np.int32)
         equal = self.counts[np.arange(len(low)), low]
         return Selection(bits, np.where(self.beyond, 0, equal - rest + 1), np.zeros_like(rest))
+
+
+def _histogram(codes: Tensor, bins: int) -> Numbers:
+    """Count codes where they are; a device sends back counts, not codes."""
+    if codes.device.type != "cpu":
+        counts: Numbers = torch.bincount(codes, minlength=bins).cpu().numpy()
+        return counts
+    return np.bincount(codes.numpy(), minlength=bins)
 
 
 @dataclass

@@ -73,7 +73,9 @@ def gather(matrices: Iterable[tuple[Tensor, int]], shape: tuple[int, int], room:
     for matrix, count in matrices:
         if found is None:
             room = room or min(count, columns)
-            found = Triplets(*(torch.empty(*size, dtype=torch.float64) for size in _sizes(shape, room)))
+            found = Triplets(
+                *(matrix.new_empty(size, dtype=torch.float64) for size in _sizes(shape, room))
+            )
         used += _take(matrix, count, found, used)
     if found is None:
         raise ValueError("gather takes one matrix or more")
@@ -134,7 +136,7 @@ def numerical_rank(values: Tensor, side: int, eps: float) -> int:
 
 def gram(matrix: Tensor) -> Tensor:
     """Return ``matrix.T @ matrix`` in float64."""
-    found = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
+    found = matrix.new_zeros((matrix.shape[1], matrix.shape[1]), dtype=torch.float64)
     for block in blocks(len(matrix)):
         rows = matrix[block].double()
         found.addmm_(rows.T, rows)
@@ -177,7 +179,7 @@ def whitened(found: Triplets, values: Tensor, like: Tensor) -> Tensor:
 
 def product(left: Tensor, right: Tensor, like: Tensor) -> Tensor:
     """Return ``left @ right``, multiplied in float64, in the dtype of ``like``, by blocks of rows."""
-    found = torch.empty(like.shape, dtype=like.dtype)
+    found = torch.empty(like.shape, dtype=like.dtype, device=like.device)
     for block in blocks(len(left)):
         found[block] = left[block].double() @ right
     return found
@@ -192,7 +194,7 @@ def _eigen(square: Tensor) -> tuple[Tensor, Tensor]:
 def cosines(values: Tensor) -> Tensor:
     """``(K, ...) -> (K, K)`` float64 cosines of the rows; 0 with rows of zeros."""
     flat = values.reshape(len(values), -1)
-    square = torch.zeros(len(flat), len(flat), dtype=torch.float64)
+    square = flat.new_zeros((len(flat), len(flat)), dtype=torch.float64)
     largest = float(flat.abs().max()) if flat.numel() else 0.0
     step = BLOCK * BLOCK
     for at in range(0, flat.shape[1], step):

@@ -131,7 +131,7 @@ def mean_direction(
         if vectors.numel() == 0 or len(values) == 1:
             return stack.with_values(values[:1])
         shares = (
-            torch.ones(len(values), dtype=torch.float64)
+            torch.ones(len(values), dtype=torch.float64, device=values.device)
             if weights is None
             else resolve_weights(weights, stack.experts, values).double()
         )

@@ -54,6 +54,9 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 )
 @click.option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto, host:port, local.")
 @click.option(
+    "--device", metavar="NAME", default="cpu", show_default=True, help="Where to compute, e.g. cuda."
+)
+@click.option(
     "--slice-size", type=options.SIZE, metavar="SIZE", help="Bytes of a slice in float32, e.g. 1MB."
 )
 @click.option(
@@ -118,6 +121,7 @@ def command(
     threads: int | None,
     workers: int,
     ray: str | None,
+    device: str,
     slice_size: int | None,
     max_shard_size: int,
     nan: Literal["refuse", "allow"],
@@ -139,13 +143,15 @@ def command(
     An interrupted merge is continued by the same command. The output's bytes do not depend on
     --threads, --workers and --slice-size.
     """
+    options.check_device(device, workers, ray)
     values = options.parsed(settings)
     sources, names = options.named(experts)
     if as_adapter and statistics:
         raise click.UsageError("--statistic does not go with --as-adapter, which takes linear methods")
     if as_adapter:
-        if ray is not None:
-            raise click.UsageError("--ray goes with merges of whole models, not with --as-adapter")
+        if ray is not None or device != "cpu":
+            flag = "--device" if ray is None else "--ray"
+            raise click.UsageError(f"{flag} goes with merges of whole models, not with --as-adapter")
         if base is None:
             raise click.UsageError("--as-adapter needs the --base that the adapters were trained on")
         with listening() as progress:
@@ -186,6 +192,7 @@ def command(
             tokenizer=tokenizer,
             chat_template=chat_template,
             statistics=known,
+            device=device,
             **values,
         )
         _tell_plan(told, explain, as_json)
@@ -204,6 +211,7 @@ def command(
             threads=threads,
             workers=workers,
             ray=ray,
+            device=device,
             slice_bytes=slice_size,
             max_shard_bytes=max_shard_size,
             nan=nan,
@@ -249,7 +257,8 @@ def _tell_plan(told: dict[str, Any], explain: bool, as_json: bool) -> None:
     click.echo(
         f"{told['reads']} reads, {told['bytes_read'] / 1e6:,.1f} MB to read, "
         f"{told['bytes_written'] / 1e6:,.1f} MB to write, about {told['memory_bytes'] / 1e6:,.0f} MB "
-        f"of memory with {told['threads']} threads; {told['bytes_free'] / 1e6:,.0f} MB free on disk"
+        f"of memory with {told['threads']} threads{output.on_device(told)}; "
+        f"{told['bytes_free'] / 1e6:,.0f} MB free on disk"
     )
 
 

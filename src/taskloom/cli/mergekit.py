@@ -49,6 +49,9 @@ def instead(command: click.Command | None, words: Sequence[str]) -> click.Comman
 )
 @click.option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto, host:port, local.")
 @click.option(
+    "--device", metavar="NAME", default="cpu", show_default=True, help="Where to compute, e.g. cuda."
+)
+@click.option(
     "--slice-size", type=options.SIZE, metavar="SIZE", help="Bytes of a slice in float32, e.g. 1MB."
 )
 @click.option(
@@ -87,6 +90,7 @@ def yaml_command(
     threads: int | None,
     workers: int,
     ray: str | None,
+    device: str,
     slice_size: int | None,
     max_shard_size: int,
     nan: Literal["refuse", "allow"],
@@ -104,6 +108,7 @@ def yaml_command(
 
     if target is None and not (check or explain):
         raise click.UsageError("say where the output goes: taskloom merge FILE OUT")
+    options.check_device(device, workers, ray)
     place = target or Path("out")
     if check or explain:
         stages = api.plan_mergekit(
@@ -114,8 +119,11 @@ def yaml_command(
             nan=nan,
             allow_pickle=allow_pickle,
             slice_bytes=slice_size,
+            device=device,
         )
-        told = api.explain_mergekit(stages, place=target is not None, threads=threads, overwrite=force)
+        told = api.explain_mergekit(
+            stages, place=target is not None, threads=threads, overwrite=force, device=device
+        )
         _tell_plan(told, explain, as_json)
         return
     with listening() as progress:
@@ -128,6 +136,7 @@ def yaml_command(
             threads=threads,
             workers=workers,
             ray=ray,
+            device=device,
             slice_bytes=slice_size,
             max_shard_bytes=max_shard_size,
             nan=nan,
@@ -182,5 +191,6 @@ def _tell_cost(entry: dict[str, Any]) -> None:
         )
     free = f"; {entry['bytes_free'] / 1e6:,.0f} MB free on disk" if "bytes_free" in entry else ""
     click.echo(
-        f"  about {entry['memory_bytes'] / 1e6:,.0f} MB of memory with {entry['threads']} threads{free}"
+        f"  about {entry['memory_bytes'] / 1e6:,.0f} MB of memory with {entry['threads']} threads"
+        f"{output.on_device(entry)}{free}"
     )

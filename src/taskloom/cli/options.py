@@ -151,3 +151,17 @@ def parsed(settings: Sequence[str]) -> dict[str, Any]:
             reason = getattr(error, "problem", None) or "malformed"
             raise PlanError(f"--set {option}: the value {value!r} is not YAML: {reason}") from None
     return found
+
+
+def check_device(device: str, workers: int, ray: str | None) -> None:
+    """Refuse a device that cannot be used, or not together with other processes.
+
+    Raises
+    ------
+    PlanError
+        See `taskloom.merging.device.check_device`.
+    """
+    if device != "cpu":
+        from taskloom.merging.device import check_device
+
+        check_device(device, workers=workers, ray=ray)

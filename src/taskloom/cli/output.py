@@ -50,6 +50,12 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def on_device(told: Mapping[str, Any]) -> str:
+    """Say what a merge takes of a device other than the CPU."""
+    taken = told.get("device_memory_bytes")
+    return "" if taken is None else f" and {taken / 1e6:,.0f} MB on {told['device']}"
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; a column whose name ends in ``>`` is aligned to the right."""
     from rich import box

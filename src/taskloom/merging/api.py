@@ -15,6 +15,7 @@ from taskloom.errors import PlanError
 from taskloom.lazy import Tensor, torch
 from taskloom.merging.build import Built, build
 from taskloom.merging.crew import Crew
+from taskloom.merging.device import check_device, describe, suited
 from taskloom.merging.engine import Options, default_threads
 from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.plain import Nan
@@ -173,6 +174,7 @@ def merge_files(
     tokenizer: str = "base",
     chat_template: str | None = None,
     ray: str | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
     **options: Any,
 ) -> MergeReport:
@@ -215,6 +217,10 @@ def merge_files(
     ray
         Address of a Ray cluster that does the work, shard by shard; the output, and inputs that are
         files, lie in a directory that its machines share. See `taskloom.merging.cluster`.
+    device
+        Where the steps run: ``"cpu"``, or a device of torch such as ``"cuda"``, through which slices
+        are streamed by this process; elsewhere than on the CPU the last bit of an entry can differ
+        where a step adds up in torch's own order. See `taskloom.merging.device`.
 
     Raises
     ------
@@ -225,6 +231,7 @@ def merge_files(
         As `merge`.
     """
     chosen = _recipe(recipe, seed, options)
+    device = check_device(device, workers=workers, ray=ray)
     ready = prepare(
         base,
         experts,
@@ -237,7 +244,7 @@ def merge_files(
     pool = ready.pool
     program = program_of(pool, chosen.chain, _dtype(dtype), statistics)
     check_origin(pool, program.beside)
-    plan = plan_program(program, slice_bytes=slice_bytes)
+    plan = plan_program(program, slice_bytes=suited(device, slice_bytes))
     sources: dict[str, Any] = {
         "base": None if pool.base is None else pool.base.label,
         "experts": {expert.name: expert.checkpoint.label for expert in pool.experts},
@@ -266,6 +273,7 @@ def merge_files(
             workers=workers,
             nan=nan,
             fused=fused,
+            device=device,
             progress=progress,
         ),
     )
@@ -317,6 +325,8 @@ def write_merged(
         digest=digests != "none",
         hash_inputs=inputs.wanted,
     )
+    if run.device != "cpu":
+        record["device"] = describe(run.device)
 
     def finish(folder: Path, built: Built) -> None:
         cost = {

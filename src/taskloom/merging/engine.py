@@ -23,17 +23,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.algebra import Chain, Grain
+from taskloom.algebra import Chain, Grain, Stack
 from taskloom.algebra.core import Measure, Step
 from taskloom.algebra.select import Radix
 from taskloom.errors import CheckpointError
 from taskloom.lazy import torch
 from taskloom.merging import fused
+from taskloom.merging.device import Lane
 from taskloom.merging.executor import tensor_statistics
-from taskloom.merging.plain import Nan, apply_steps, finish, load, nonfinite, too_large
+from taskloom.merging.plain import Nan, apply_steps, finish, load, nonfinite, read_piece, too_large
 from taskloom.merging.plan import MergePlan
 from taskloom.merging.processes import spread
-from taskloom.merging.program import Output
+from taskloom.merging.program import Output, Ref
 from taskloom.merging.slices import Piece, pieces
 from taskloom.progress import Progress, silent
 from taskloom.store.cache import file_mark
@@ -71,6 +72,10 @@ class Options:
         Ids of checkpoints whose tensors are hashed while they are read.
     fused
         False runs the plain steps everywhere.
+    device
+        Where the steps run (`taskloom.merging.device`); ``cpu`` is this process and its kernels.
+    device_path
+        Run them on ``cpu`` as they would be run on another device.
     """
 
     threads: int = 1
@@ -79,7 +84,14 @@ class Options:
     digest: bool = True
     hash_inputs: frozenset[int] = frozenset()
     fused: bool = True
+    device: str = "cpu"
+    device_path: bool = False
     progress: Progress = silent
+
+    @property
+    def by_device(self) -> bool:
+        """Whether slices go to a device."""
+        return self.device_path or self.device != "cpu"
 
 
 @dataclass
@@ -198,7 +210,8 @@ class Engine:
         self._local = threading.local()
         self._matrix = threading.Lock()
         self._fused = {
-            output.name: options.fused and fused.fits(output) for output in plan.program.outputs
+            output.name: options.fused and not options.by_device and fused.fits(output)
+            for output in plan.program.outputs
         }
         reads = (o.chain.reads if o.chain is not None else 1 for o in plan.program.outputs)
         self._ticks = _Ticks(options.progress, sum(reads))
@@ -289,6 +302,8 @@ class Engine:
                 known = statistics.get(id(output.chain), {})
                 self._make(output, known, sink)
                 self._ticks.tick()
+            if self.options.by_device:
+                self._lane().finish()
 
         self._spread(work, self.options.threads)
 
@@ -351,6 +366,8 @@ class Engine:
             self._copy(output, sink)
         elif self._fused[output.name]:
             self._make_fused(output, known, sink)
+        elif self.options.by_device:
+            self._make_on_device(output, known, sink)
         else:
             self._make_plain(output, known, sink)
 
@@ -371,20 +388,55 @@ class Engine:
                 sink.write(output.name, piece.start * output.info.itemsize, data)
         self._record(output, state, None)
 
+    def _make_on_device(self, output: Output, known: Statistics, sink: Sink) -> None:
+        how, lane, state = self.plan.cutting(output), self._lane(), hashlib.sha256()
+
+        def read(piece: Piece) -> Stack:
+            self._ticks.check()
+            return lane.load(output, piece)
+
+        def take(piece: Piece) -> Callable[[memoryview], None]:
+            self._ticks.check()
+
+            def taken(data: memoryview) -> None:
+                if self.options.digest:
+                    state.update(data)
+                sink.write(output.name, piece.start * output.info.itemsize, data)
+                if piece.stop == output.info.numel:
+                    self._record(output, state, None)
+
+            return taken
+
+        with self._alone(output):
+            with torch.inference_mode(), lane.steps():
+                known = dict(known) | tensor_statistics(output, how, check=True, read=read)
+            lane.make(output, known, take)
+
+    def _lane(self) -> Lane:
+        """Return what this thread has under way on the device."""
+        lane: Lane | None = getattr(self._local, "lane", None)
+        if lane is None:
+            lane = Lane(self.options.device, self.plan, self.options.nan, self._read)
+            self._local.lane = lane
+        return lane
+
+    def _read(self, ref: Ref, piece: Piece, into: memoryview) -> None:
+        """Fill memory with the bytes of a piece of a source."""
+        if not isinstance(ref.checkpoint, SafetensorsCheckpoint):
+            into[:] = tensor_bytes(read_piece(ref, piece))
+            return
+        header, offset = ref.checkpoint.locate(ref.name)
+        descriptor = self.files.descriptor(header)
+        start = offset + piece.start * ref.info.itemsize
+        read_into(descriptor, start, into, header.path, ref.name)
+
     def _copy(self, output: Output, sink: Sink) -> None:
         (ref,) = output.experts
         state, size = hashlib.sha256(), output.info.itemsize
         for piece in pieces(output.info, self.plan.cutting(output)):
             self._ticks.check()
-            if isinstance(ref.checkpoint, SafetensorsCheckpoint):
-                header, offset = ref.checkpoint.locate(ref.name)
-                data = memoryview(bytearray(piece.count * size))
-                descriptor = self.files.descriptor(header)
-                read_into(descriptor, offset + piece.start * size, data, header.path, ref.name)
-            else:
-                from taskloom.merging.plain import read_piece
-
-                data = tensor_bytes(read_piece(ref, piece))
+            data = memoryview(bytearray(piece.count * size))
+            self._read(ref, piece, data)
             if self.options.digest or id(ref.checkpoint) in self.options.hash_inputs:
                 state.update(data)
             sink.write(output.name, piece.start * size, data)
@@ -450,6 +502,12 @@ class Engine:
         with self._alone(output), torch.inference_mode():
             for piece in pieces(output.info, self.plan.cutting(output)):
                 self._ticks.check()
+                if self.options.by_device:
+                    lane = self._lane()
+                    stack = lane.load(output, piece)
+                    with lane.steps():
+                        counter.see(apply_steps(output, stack, known, upto=index))
+                    continue
                 _, stack = load(output, piece, check=check)
                 counter.see(apply_steps(output, stack, known, upto=index))
 

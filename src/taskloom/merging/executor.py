@@ -6,17 +6,17 @@ the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from taskloom.algebra import Chain
+from taskloom.algebra import Chain, Stack
 from taskloom.algebra.core import Measure
 from taskloom.errors import PlanError
 from taskloom.lazy import Tensor, torch
 from taskloom.merging.plain import Nan, apply_steps, finish, load
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.program import Output, program_of
-from taskloom.merging.slices import Cutting, pieces
+from taskloom.merging.slices import Cutting, Piece, pieces
 from taskloom.merging.statistics import Statistics
 from taskloom.progress import Progress, silent
 from taskloom.store.pool import Pool
@@ -109,8 +109,13 @@ def _merge(
     return whole.reshape(output.info.shape)
 
 
-def tensor_statistics(output: Output, how: Cutting, *, check: bool) -> dict[int, Any]:
-    """Run the measures of one tensor; return fresh statistics for one more pass over it."""
+def tensor_statistics(
+    output: Output, how: Cutting, *, check: bool, read: Callable[[Piece], Stack] | None = None
+) -> dict[int, Any]:
+    """Run the measures of one tensor; return fresh statistics for one more pass over it.
+
+    ``read`` returns a piece of all experts; from `load` if None.
+    """
     found: dict[int, tuple[Measure, Any]] = {}
     for index, measure in how.slicewise.items():
         accumulated: Any = None
@@ -118,7 +123,7 @@ def tensor_statistics(output: Output, how: Cutting, *, check: bool) -> dict[int,
             accumulated = measure.start(round_, accumulated)
             known = {i: m.done(a) for i, (m, a) in found.items()}
             for piece in pieces(output.info, how):
-                _, stack = load(output, piece, check=check)
+                stack = load(output, piece, check=check)[1] if read is None else read(piece)
                 stack = apply_steps(output, stack, known, upto=index)
                 accumulated = measure.see(accumulated, stack)
         found[index] = (measure, accumulated)

@@ -12,6 +12,7 @@ from taskloom.errors import OutputError
 from taskloom.lazy import torch
 from taskloom.merging.api import Experts, _dtype, _recipe
 from taskloom.merging.build import partial_of
+from taskloom.merging.device import check_device, memory, suited
 from taskloom.merging.engine import default_threads
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.prepare import prepare
@@ -40,6 +41,7 @@ def explain(
     heads: str | Sequence[str] = "refuse",
     tokenizer: str = "base",
     chat_template: str | None = None,
+    device: str = "cpu",
     **options: Any,
 ) -> dict[str, Any]:
     """Check everything that can be known before weights are read, and say what a merge would do.
@@ -47,7 +49,7 @@ def explain(
     Parameters
     ----------
     base, experts, recipe, output, names, seed, dtype, overwrite, allow_pickle, threads, slice_bytes,
-    statistics, heads, tokenizer, chat_template, **options
+    statistics, heads, tokenizer, chat_template, device, **options
         As `taskloom.merge_files`. Without an ``output`` nothing is said of the disk.
 
     Returns
@@ -55,7 +57,8 @@ def explain(
     dict
         ``recipe`` (with every option) and its ``recipe_hash``; ``tensors``, ``reads``,
         ``bytes_read``, ``bytes_written``, ``memory_bytes`` (above an empty run), ``threads``,
-        ``groups`` (by chain), ``inputs`` (files with their bytes), and, with an output,
+        ``groups`` (by chain), ``inputs`` (files with their bytes), ``device``; with another device than
+        the CPU ``device_memory_bytes`` (apart from what its driver takes); and, with an output,
         ``bytes_free`` on its disk.
 
     Raises
@@ -64,6 +67,7 @@ def explain(
         What `taskloom.merge_files` would raise before it reads a weight; a disk that is too full.
     """
     chosen = _recipe(recipe, seed, options)
+    device = check_device(device)
     pool = prepare(
         base,
         experts,
@@ -74,12 +78,12 @@ def explain(
         chat_template=chat_template,
     ).pool
     program = program_of(pool, chosen.chain, _dtype(dtype), statistics)
-    plan = plan_program(program, slice_bytes=slice_bytes)
+    plan = plan_program(program, slice_bytes=suited(device, slice_bytes))
     record = recipe_record(chosen)
     return {
         "recipe": record,
         "recipe_hash": recipe_hash(record),
-        **explain_plan(plan, output, threads=threads, overwrite=overwrite),
+        **explain_plan(plan, output, threads=threads, overwrite=overwrite, device=device),
     }
 
 
@@ -89,9 +93,14 @@ def explain_plan(
     *,
     threads: int | None = None,
     overwrite: bool = False,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Return what `explain` says of a plan, without the recipe."""
-    told = plan.explain(threads or default_threads())
+    count = threads or default_threads()
+    told = plan.explain(count) | {"device": device}
+    if device != "cpu":
+        needed = memory(plan, count)
+        told |= {"memory_bytes": needed.host, "device_memory_bytes": needed.device}
     if output is not None:
         told["bytes_free"] = _room(Path(output), plan.bytes_written, overwrite)
     return told

@@ -120,19 +120,35 @@ def finish(base: Tensor | None, stack: Stack, dtype: torch.dtype, nan: Nan = "re
     NumericalError
         A value that the dtype cannot hold.
     """
+    merged, cast = settle(base, stack, dtype)
+    if nan == "allow":
+        return one_nan(cast)
+    if count := count_nonfinite(cast.to(merged.dtype)):
+        raise too_large(stack.name, count, str(dtype))
+    return cast
+
+
+def settle(base: Tensor | None, stack: Stack, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the merged row with the base added to it, and the same cast, unchecked.
+
+    Raises
+    ------
+    PlanError
+        More than one row is left.
+    """
     if len(stack.values) != 1:
         raise PlanError(
             f"the recipe ends with {len(stack.values)} rows for tensor {stack.name!r} instead of one",
             hint="End the chain with an aggregate such as total or mean",
         )
     merged = stack.values[0] if base is None else base + stack.values[0]
-    cast = merged.to(dtype)
-    if nan == "allow":  # torch makes different NaNs at different places
-        wide = cast.to(torch.float32) if dtype.itemsize == 1 else cast
-        return torch.where(torch.isnan(wide), math.nan, wide).to(dtype)
-    if count := count_nonfinite(cast.to(merged.dtype)):
-        raise too_large(stack.name, count, str(dtype))
-    return cast
+    return merged, merged.to(dtype)
+
+
+def one_nan(cast: Tensor) -> Tensor:
+    """Return the tensor with one and the same NaN: torch makes different ones at different places."""
+    wide = cast.to(torch.float32) if cast.dtype.itemsize == 1 else cast
+    return torch.where(torch.isnan(wide), math.nan, wide).to(cast.dtype)
 
 
 def too_large(name: str, count: int, dtype: str) -> NumericalError:

@@ -11,6 +11,7 @@ from typing import Any
 
 from taskloom.errors import OutputError
 from taskloom.merging.api import Digested, write_merged
+from taskloom.merging.device import check_device, suited
 from taskloom.merging.engine import Options, default_threads
 from taskloom.merging.explain import explain_plan
 from taskloom.merging.plain import Nan
@@ -93,6 +94,7 @@ def plan_mergekit(
     nan: Nan = "refuse",
     allow_pickle: bool = False,
     slice_bytes: int | None = None,
+    device: str = "cpu",
 ) -> list[Stage]:
     """Resolve every document of a mergekit file from headers and configurations alone.
 
@@ -107,7 +109,7 @@ def plan_mergekit(
         names, else ``output`` with ``.intermediate`` added to its name.
     seed
         Of random draws.
-    nan, slice_bytes
+    nan, slice_bytes, device
         See `taskloom.merge_files`.
     allow_pickle
         Permit pickled weights, read with ``weights_only``.
@@ -123,6 +125,7 @@ def plan_mergekit(
         See `read_documents` and `resolve_configuration`.
     """
     documents = read_documents(path)
+    slice_bytes = suited(check_device(device), slice_bytes)
     target = Path(output)
     beside = target.with_name(target.name + ".intermediate")
     folder = Path(intermediate) if intermediate else beside
@@ -194,6 +197,7 @@ def merge_mergekit(
     digests: Digested = "all",
     discard: bool = False,
     ray: str | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> MergekitReport:
     """Carry out a mergekit file: one directory that ``from_pretrained`` loads per document.
@@ -209,7 +213,7 @@ def merge_mergekit(
     overwrite
         Replace directories that exist.
     threads, workers, slice_bytes, max_shard_bytes, nan, digests, discard, ray,
-    progress
+    device, progress
         See `taskloom.merge_files`.
 
     Raises
@@ -222,12 +226,19 @@ def merge_mergekit(
 
     def plan() -> list[Stage]:
         where = {"intermediate": intermediate}
-        more = {"nan": nan, "allow_pickle": allow_pickle, "slice_bytes": slice_bytes}
+        more = {"nan": nan, "allow_pickle": allow_pickle, "slice_bytes": slice_bytes, "device": device}
         return plan_mergekit(path, output, **where, seed=seed, **more)  # type: ignore[arg-type]
 
+    device = check_device(device, workers=workers, ray=ray)
     stages = plan()
     check_outputs(stages, overwrite=overwrite)
-    options = Options(threads=threads or default_threads(), workers=workers, nan=nan, progress=progress)
+    options = Options(
+        threads=threads or default_threads(),
+        workers=workers,
+        nan=nan,
+        device=device,
+        progress=progress,
+    )
     reports = []
     for number, stage in enumerate(stages):
         if stage.ready:
@@ -271,6 +282,7 @@ def explain_mergekit(
     place: bool = True,
     threads: int | None = None,
     overwrite: bool = False,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Return what each stage would do, as `taskloom.explain` does; reads no weights.
 
@@ -280,7 +292,7 @@ def explain_mergekit(
         From `plan_mergekit`.
     place
         Whether the outputs are known: then they are checked, and the room on their disks.
-    threads, overwrite
+    threads, overwrite, device
         See `taskloom.merge_files`.
 
     Raises
@@ -304,6 +316,7 @@ def explain_mergekit(
                 stage.path if place and not stage.ready else None,
                 threads=threads,
                 overwrite=overwrite,
+                device=check_device(device),
             ),
         }
         for stage in stages
