@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskloom.algebra import chain, cut, drop, elect, interpolate_sphere, keep, mean, scale, total, weigh
+from taskloom.algebra.fuse import fuse
 from taskloom.algebra.random import uniform_bits
 from taskloom.algebra.rank import drop_by_rank
 from taskloom.algebra.sphere import arc
@@ -103,6 +104,12 @@ SPHERES = {
     "stock": chain(stock(), experts=(2, None)),
     "stock of mergekit": chain(stock(clamp=True, floor=1e-6), experts=(2, None)),
     "della": chain(drop_by_rank(0.5, 0.1, seed=4), total()),
+    "breadcrumbs": chain(cut(0.05, "row"), keep(0.4, "row"), total()),
+    "breadcrumbs of all": chain(cut(0.1, "row"), keep(0.95, "row"), total()),
+    "sce": fuse(0.3),
+    "sce of all": fuse(1.0),
+    "sce of mergekit": fuse(0.3, "mergekit"),
+    "sce after ties": chain(keep(0.5, "tensor"), fuse(0.3)),
     "della, no rescale": chain(drop_by_rank(0.5, 0.1, rescale=False, seed=4), mean("kept")),
 }
 LONG = {"long": (9001,), "wide": (3, 5000), "short": (7, 3), "scalar": (), "empty": (0, 4)}
@@ -130,3 +137,29 @@ def test_steps_that_measure_or_rank(long_pools, name, kind, coarse):
     for how in ({}, {"slice_bytes": 4}, {"slice_bytes": 40000, "threads": 2}):
         assert run(base, experts, SPHERES[name], **how) == plain, how
         assert run(base, experts, SPHERES[name], fused=False, **how) == plain, how
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    row=st.lists(
+        st.integers(0, 0x7F7FFFFF) | st.sampled_from([0, 1, 0x3A000000]), min_size=1, max_size=90
+    ),
+    shift=st.sampled_from([0, 9, 16]),
+    guess=st.integers(0, 0x7FFFFFFF),
+    data=st.data(),
+)
+def test_ranks_and_limits_of_a_row(row, shift, guess, data):
+    from taskloom.merging import blocks
+
+    sizes = np.array(row, np.uint32) >> shift << shift
+    count, n = data.draw(st.integers(1, len(row))), len(row)
+    limit, left = blocks._row_limit(sizes, n, sizes.max(), count, np.uint32(guess))
+    place = blocks._place(sizes, n, limit, left)
+    marked = np.ones(n, np.float32)
+    blocks._mark(marked, sizes, n, limit, place, np.float32(1), np.float32(0))
+    order = np.argsort(-sizes.astype(np.int64), kind="stable")
+    assert sorted(np.flatnonzero(marked)) == sorted(order[:count])
+    ranks = np.zeros(n, np.float32)
+    one, other, many = np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty((3, 2048), np.int32)
+    blocks._ranks(sizes, n, np.empty(n, np.uint32), one, other, many, ranks)
+    assert np.array_equal(np.argsort(sizes, kind="stable"), np.argsort(ranks))

@@ -125,7 +125,8 @@ class Op:
     name
         ``weigh``, ``total``, ``mean``, ``kept`` (mean of what is not zero), ``scale``, ``drop``,
         ``elect``, ``keep`` (over the model), ``tensor`` or ``row`` (keep or cut the largest), ``rank``
-        (drop by rank), ``blend`` and ``stock`` (total and scaled mean by numbers of the tensor).
+        (drop by rank), ``blend`` and ``stock`` (total and scaled mean by numbers of the tensor),
+        ``vary`` and ``erase`` (select by variance, average what agrees, as SCE does).
     value
         The factor, or the share.
     weights
@@ -134,7 +135,7 @@ class Op:
         Of ``drop``.
     flag
         ``drop``: rescale; ``elect``: a tie is nothing (0), plus (1) or the statistic (2); ``mean``:
-        divide; ``tensor``, ``row``: cut instead of keep.
+        divide; ``tensor``, ``row``: cut instead of keep; ``erase``: mergekit's divisor.
     extra
         Entries kept beyond the share.
     width

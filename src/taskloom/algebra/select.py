@@ -95,7 +95,11 @@ class Radix:
 
     def see(self, values: Tensor) -> Radix:
         """Count a ``(K, ...)`` slice of values; return self."""
-        for k, row in enumerate(magnitude_bits(values).reshape(len(values), -1)):
+        return self.see_bits(magnitude_bits(values).reshape(len(values), -1))
+
+    def see_bits(self, bits: Tensor) -> Radix:
+        """Count int32 ``(K, n)`` that are not negative, in place of `magnitude_bits`; return self."""
+        for k, row in enumerate(bits):
             high = row >> 16
             if self.prefix is None:
                 self.counts[k] += _histogram(high, _HIGH)
@@ -171,14 +175,18 @@ class Selection:
 
     def mark(self, values: Tensor) -> Tensor:
         """Return the marks of the next slice ``(K, n)``, and count what it had."""
+        return self.mark_bits(magnitude_bits(values).reshape(len(values), -1)).reshape(values.shape)
+
+    def mark_bits(self, rows: Tensor) -> Tensor:
+        """Mark by int32 ``(K, n)`` in place of `magnitude_bits`."""
         marks = []
-        for k, bits in enumerate(magnitude_bits(values).reshape(len(values), -1)):
+        for k, bits in enumerate(rows):
             limit = int(self.limits[k])
             equal = bits == limit
             order = equal.cumsum(0) + int(self.seen[k])
             marks.append((bits > limit) | (equal & (order <= int(self.missing[k]))))
             self.seen[k] += int(torch.count_nonzero(equal))
-        return torch.stack(marks).reshape(values.shape)
+        return torch.stack(marks)
 
 
 def selecting(count: Callable[[int], int], *, ties: bool) -> Measure:

@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 F32, BF16, F16, TABLE = 0, 1, 2, 3
 # steps
 WEIGH, TOTAL, MEAN, KEPT, SCALE, DROP, ELECT, KEEP, TENSOR, ROW, STOCK, RANK = range(12)
+VARY, ERASE, BAND, NOTHING = range(12, 16)
 
 BLOCK = 4096
 
@@ -38,6 +39,26 @@ def _mulhi(context: Any, a: Any, b: Any) -> Any:
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
     return types.uint64(types.uint64, types.uint64), generate
+
+
+@intrinsic
+def _number(context: Any, a: Any) -> Any:
+    """Float32 with the bits of a uint32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@intrinsic
+def _bits(context: Any, a: Any) -> Any:
+    """Bits of a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
 
 
 @_jit
@@ -162,76 +183,206 @@ def _philox(key0, key1, first, m, out):
 
 
 @_jit
-def _row_limit(bits, n, count, counts, spare):
-    """Find the ``count``-th largest magnitude of a row, and how many equal to it are among them.
-
-    Radix selection, 11 + 10 + 10 bits; what falls into the wanted bin is copied together.
-    """
-    rank = count  # from the top, 1 is the largest
-    for b in range(2048):
-        counts[b] = 0
+def _sizes(bits, n, into):
+    """Write magnitudes; return the largest."""
+    most = np.uint32(0)
     for i in range(n):
-        counts[(bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(20)] += 1
-    b = 2047
-    while counts[b] < rank:
-        rank -= counts[b]
-        b -= 1
-    found = 0
-    for i in range(n):
-        u = bits[i] & np.uint32(0x7FFFFFFF)
-        spare[found] = u
-        found += np.int64((u >> np.uint32(20)) == np.uint32(b))
-    prefix = np.uint32(b) << np.uint32(20)
-    for shift in (10, 0):
-        for c in range(1024):
-            counts[c] = 0
-        for i in range(found):
-            counts[(spare[i] >> np.uint32(shift)) & np.uint32(1023)] += 1
-        c = 1023
-        while counts[c] < rank:
-            rank -= counts[c]
-            c -= 1
-        prefix |= np.uint32(c) << np.uint32(shift)
-        kept = 0
-        for i in range(found):
-            u = spare[i]
-            spare[kept] = u
-            kept += np.int64((u >> np.uint32(shift)) == (prefix >> np.uint32(shift)))
-        found = kept
-    return prefix, rank
+        u = np.uint32(bits[i] & np.uint32(0x7FFFFFFF))
+        into[i] = u
+        most = max(most, u)
+    return most
 
 
 @_jit
-def _order(bits, n, one, other, counts):
-    """Sort a row's magnitudes, the smallest first, equal ones by index; return (magnitude, index).
-
-    Radix sort by 11 + 10 + 10 bits, the lowest first; the index is carried in the low half.
-    """
-    for b in range(4096):
-        counts[b] = 0
+def _probe(sizes, n, t):
+    """Return how many are at least t, the smallest of these, and the largest of the others."""
+    count, above, below = np.uint32(0), np.uint32(0xFFFFFFFF), np.uint32(0)
     for i in range(n):
-        u = bits[i] & np.uint32(0x7FFFFFFF)
-        counts[u & np.uint32(2047)] += 1
-        counts[2048 + ((u >> np.uint32(11)) & np.uint32(1023))] += 1
-        counts[3072 + (u >> np.uint32(21))] += 1
-        one[i] = (np.uint64(u) << np.uint64(32)) | np.uint64(i)
-    for digit in range(3):
-        first, size = (0, 2048) if digit == 0 else (1024 + 1024 * digit, 1024)
-        shift = np.uint64(32 + (0 if digit == 0 else 1 + 10 * digit))
-        mask = np.uint64(size - 1)
-        if counts[first + np.int64((one[0] >> shift) & mask)] == n:
-            continue  # all have the same digit
-        before = 0
-        for b in range(first, first + size):
-            count = counts[b]
-            counts[b] = before
-            before += count
+        u = np.uint32(sizes[i])
+        inside = u >= t
+        count = np.uint32(count + np.uint32(inside))
+        above = min(above, u if inside else np.uint32(0xFFFFFFFF))
+        below = max(below, np.uint32(0) if inside else u)
+    return np.int64(count), above, below
+
+
+@_jit
+def _row_limit(sizes, n, most, rank, guess):
+    """Find the ``rank``-th largest of a row, and how many equal to it are among the ``rank`` largest.
+
+    Counts what lies above a number and closes in on the wanted one, by straight lines in value or, now
+    and then, by halves in bits. Every count is one pass of vector code over a row in the first cache
+    level, and five or so are enough from a good guess, which costs less than to sort or to count bins.
+    ``guess`` decides about time only.
+    """
+    low, low_count = np.uint32(0), np.int64(n)
+    high, high_count = most, np.int64(0)
+    t, turn = guess, 0
+    while low < high:
+        t = max(np.uint32(low + np.uint32(1)), min(t, high))
+        count, above, below = _probe(sizes, n, t)
+        if count == rank:
+            return above, np.int64(n)
+        if count > rank:
+            low, low_count = above, count
+        else:
+            high, high_count = below, count
+        turn += 1
+        if turn % 4 == 3:
+            t = np.uint32(low + ((high - low) >> np.uint32(1)) + np.uint32(1))
+        else:
+            share = np.float32(low_count - rank) / np.float32(low_count - high_count)
+            a, b = _number(low), _number(high)
+            t = _bits(np.float32(a + (b - a) * share))
+    return low, np.int64(rank - high_count)
+
+
+@_jit
+def _place(sizes, n, limit, left):
+    """Return the index after the ``left``-th entry that equals the limit; n if there are not more."""
+    if left <= 0:
+        return 0
+    for at in range(0, n, 64):
+        step = min(64, n - at)
+        part = sizes[at : at + step]
+        equal = np.uint32(0)
+        for i in range(step):
+            equal = np.uint32(equal + np.uint32(np.uint32(part[i]) == limit))
+        if np.int64(equal) >= left:
+            for i in range(step):
+                left -= np.int64(np.uint32(part[i]) == limit)
+                if left == 0:
+                    return at + i + 1
+        left -= np.int64(equal)
+    return n
+
+
+@_jit
+def _mark(x, sizes, n, limit, place, top, low):
+    """Multiply by ``top`` above the limit and, before ``place``, at it; elsewhere by ``low``."""
+    y, u = x[:place], sizes[:place]
+    for i in range(place):
+        y[i] = y[i] * (top if u[i] >= limit else low)
+    y, u = x[place:n], sizes[place:n]
+    for i in range(n - place):
+        y[i] = y[i] * (top if u[i] > limit else low)
+
+
+@_jit
+def _ranks(sizes, n, keys, one, other, counts, ranks):
+    """Write the rank of every entry of a row from 0, the smallest first, equal ones by index.
+
+    Radix sort of what of the bits differs: numbers made of 16-bit ones leave many of the lowest bits
+    zero, and few exponents. The last pass writes ranks instead of numbers.
+    """
+    some, most, least = np.uint32(0), np.uint32(0), np.uint32(0xFFFFFFFF)
+    for i in range(n):
+        u = np.uint32(sizes[i])
+        some = np.uint32(some | u)
+        most = max(most, u)
+        least = min(least, u if u > np.uint32(0) else np.uint32(0xFFFFFFFF))
+    if some == np.uint32(0):
         for i in range(n):
-            b = first + np.int64((one[i] >> shift) & mask)
-            other[counts[b]] = one[i]
-            counts[b] += 1
-        one, other = other, one
-    return one
+            ranks[i] = np.float32(i)
+        return
+    shift = np.uint32(0)
+    while (some >> shift) & np.uint32(1) == np.uint32(0):
+        shift = np.uint32(shift + np.uint32(1))
+    for i in range(n):
+        u = np.uint32(sizes[i])
+        key = np.uint32(((u - least) >> shift) + np.uint32(1))
+        keys[i] = key if u > np.uint32(0) else np.uint32(0)
+    largest, width = np.uint32(((most - least) >> shift) + np.uint32(1)), 0
+    while (np.int64(largest) >> width) > 0:
+        width += 1
+    passes = (width + 10) // 11
+    digit = (width + passes - 1) // passes
+    size, mask = 1 << digit, np.uint32((1 << digit) - 1)
+    d = np.uint32(digit)
+    for p in range(passes):
+        for b in range(size):
+            counts[p, b] = 0
+    first = counts[0]
+    if passes == 1:
+        for i in range(n):
+            first[keys[i]] += 1
+    elif passes == 2:
+        second = counts[1]
+        for i in range(n):
+            first[keys[i] & mask] += 1
+            second[keys[i] >> d] += 1
+    else:
+        second, third = counts[1], counts[2]
+        for i in range(n):
+            first[keys[i] & mask] += 1
+            second[(keys[i] >> d) & mask] += 1
+            third[keys[i] >> np.uint32(d + d)] += 1
+    for p in range(passes):
+        before, column = np.int32(0), counts[p]
+        for b in range(size):
+            count = column[b]
+            column[b] = before
+            before = np.int32(before + count)
+    if passes == 1:
+        for i in range(n):
+            b = keys[i]
+            ranks[i] = np.float32(first[b])
+            first[b] += 1
+        return
+    for i in range(n):
+        key = keys[i]
+        b = key & mask
+        one[first[b]] = (np.uint64(key >> d) << np.uint64(32)) | np.uint64(i)
+        first[b] += 1
+    wide = np.uint64(mask)
+    if passes == 3:
+        second = counts[1]
+        for i in range(n):
+            pair = one[i]
+            b = np.int64((pair >> np.uint64(32)) & wide)
+            rest = pair >> np.uint64(32 + digit)
+            other[second[b]] = (rest << np.uint64(32)) | (pair & np.uint64(0xFFFFFFFF))
+            second[b] += 1
+        one = other
+    last = counts[passes - 1]
+    for i in range(n):
+        pair = one[i]
+        b = np.int64(pair >> np.uint64(32))
+        ranks[np.int64(pair & np.uint64(0xFFFFFFFF))] = np.float32(last[b])
+        last[b] += 1
+
+
+@_jit
+def _spread(v, rows, m, keys):
+    """Write what orders entries by their variance over the rows; see `taskloom.algebra.fuse`."""
+    chunk = 512
+    total, spread = np.empty(chunk, np.float64), np.empty(chunk, np.float64)
+    seen = spread.view(np.uint64)
+    many = np.float64(rows)
+    for at in range(0, m, chunk):
+        n = min(chunk, m - at)
+        for k in range(rows):
+            x = v[k, at : at + n]
+            if k == 0:
+                for i in range(n):
+                    total[i] = np.float64(x[i])
+            else:
+                for i in range(n):
+                    total[i] = total[i] + np.float64(x[i])
+        for k in range(rows):
+            x = v[k, at : at + n]
+            if k == 0:
+                for i in range(n):
+                    y = np.float64(x[i]) * many - total[i]
+                    spread[i] = y * y
+            else:
+                for i in range(n):
+                    y = np.float64(x[i]) * many - total[i]
+                    spread[i] = spread[i] + y * y
+        into = keys[at : at + n]
+        for i in range(n):
+            key = np.uint32(np.uint32(seen[i] >> np.uint64(32)) & np.uint32(0x7FFFFFFF))
+            into[i] = min(key, np.uint32(0x7FF00000))
 
 
 @_jit
@@ -349,7 +500,7 @@ def _steps(
             count = limits[o, 0]
             for k in range(rows):
                 for at in range(0, m, row):
-                    x, u = v[k, at : at + row], bits[k, at : at + row]
+                    x = v[k, at : at + row]
                     if count >= row:
                         for i in range(row):
                             x[i] = x[i] * top
@@ -357,21 +508,10 @@ def _steps(
                         for i in range(row):
                             x[i] = x[i] * low
                     else:
-                        limit, left = _row_limit(u, row, count, counts, spare)
-                        equal = 0
-                        for i in range(row):
-                            equal += np.int64((u[i] & np.uint32(0x7FFFFFFF)) == limit)
-                        if left >= equal:
-                            for i in range(row):
-                                x[i] = x[i] * (top if (u[i] & np.uint32(0x7FFFFFFF)) >= limit else low)
-                        else:
-                            for i in range(row):
-                                y = u[i] & np.uint32(0x7FFFFFFF)
-                                mark = y > limit
-                                if y == limit:
-                                    mark = left > 0
-                                    left -= 1
-                                x[i] = x[i] * (top if mark else low)
+                        most = _sizes(bits[k, at : at + row], row, spare)
+                        limit, left = _row_limit(spare, row, most, count, np.uint32(seen[o, k]))
+                        seen[o, k] = np.int64(limit)
+                        _mark(x, spare, row, limit, _place(spare, row, limit, left), top, low)
         elif code == 10:
             x, d, t = v[0], numbers[o], weights[o, 0]
             for k in range(1, rows):
@@ -384,18 +524,87 @@ def _steps(
         elif code == 11:
             lowest, slope, words = numbers[o], weights[o, 0], bits[experts + 1]
             one64, other64 = np.empty(row, np.uint64), np.empty(row, np.uint64)
-            many = np.empty(4096, np.int64)
+            many = np.empty((3, 2048), np.int32)
+            parts = np.empty(row, np.uint32)
             for k in range(rows):
                 _philox(keys[o, k, 0], keys[o, k, 1], start, m, words)
                 for at in range(0, m, row):
-                    x, u, w = v[k, at : at + row], bits[k, at : at + row], words[at : at + row]
-                    order = _order(u, row, one64, other64, many)
-                    for r in range(row):
-                        i = np.int64(order[r] & np.uint64(0xFFFFFFFF))
-                        chance = lowest + np.float32(r) * slope
-                        inside = np.float64(w[i]) < np.float64(chance) * 4294967296.0
-                        y = x[i] * (one if inside else zero)
-                        x[i] = y / chance if flag == 1 else y
+                    x, w, r = v[k, at : at + row], words[at : at + row], b[at : at + row]
+                    _sizes(bits[k, at : at + row], row, spare)
+                    _ranks(spare, row, parts, one64, other64, many, r)
+                    for i in range(row):
+                        r[i] = lowest + r[i] * slope
+                    for i in range(row):
+                        inside = np.float64(w[i]) < np.float64(r[i]) * 4294967296.0
+                        x[i] = x[i] * (one if inside else zero)
+                    if flag == 1:
+                        for i in range(row):
+                            x[i] = x[i] / r[i]
+        elif code == 12:
+            limit, order = np.uint32(limits[o, 0]), bits[experts + 1]
+            _spread(v, rows, m, order)
+            equal = np.uint32(0)
+            for i in range(m):
+                equal = np.uint32(equal + np.uint32(np.uint32(order[i]) == limit))
+            left = missing[o, 0] - seen[o, 0]
+            seen[o, 0] += np.int64(equal)
+            place = m if left >= np.int64(equal) else _place(order, m, limit, left)
+            for k in range(rows):
+                _mark(v[k], order, m, limit, place, one, zero)
+        elif code == 13:
+            tiny = numbers[o]
+            for k in range(rows):
+                x = v[k]
+                for i in range(m):
+                    a[i] = x[i] if k == 0 else a[i] + x[i]
+            for i in range(m):
+                a[i] = one if a[i] >= zero else -one
+            for k in range(rows):
+                w, x = weights[o, k], v[k]
+                if k == 0:
+                    for i in range(m):
+                        share = w * (one if x[i] * a[i] > zero else zero)
+                        b[i] = share
+                        x[i] = x[i] * share
+                else:
+                    y = v[0]
+                    for i in range(m):
+                        share = w * (one if x[i] * a[i] > zero else zero)
+                        b[i] = b[i] + share
+                        y[i] = y[i] + x[i] * share
+            x = v[0]
+            if flag == 1:
+                for i in range(m):
+                    x[i] = x[i] / (tiny if b[i] < tiny else b[i])
+            else:
+                for i in range(m):
+                    empty = b[i] == zero
+                    q = x[i] / (one if empty else b[i])
+                    x[i] = zero if empty else q
+            rows = 1
+        elif code == 14:
+            first, last = limits[o, 0], limits[o, 0] + limits[o + 1, 0]
+            for k in range(rows):
+                for at in range(0, m, row):
+                    x = v[k, at : at + row]
+                    if first >= row or limits[o + 1, 0] <= 0:
+                        for i in range(row):
+                            x[i] = x[i] * zero
+                        continue
+                    most = _sizes(bits[k, at : at + row], row, spare)
+                    if first > 0:
+                        limit, left = _row_limit(spare, row, most, first, np.uint32(seen[o, k]))
+                        seen[o, k] = np.int64(limit)
+                        _mark(x, spare, row, limit, _place(spare, row, limit, left), zero, one)
+                        if most >= np.uint32(0x7F800000):  # what is not finite is not cut
+                            most = _sizes(bits[k, at : at + row], row, spare)
+                            last = limits[o + 1, 0]
+                        else:
+                            last = first + limits[o + 1, 0]
+                    if last < row:
+                        limit, left = _row_limit(spare, row, most, last, np.uint32(seen[o + 1, k]))
+                        seen[o + 1, k] = np.int64(limit)
+                        _mark(x, spare, row, limit, _place(spare, row, limit, left), one, zero)
     return rows
 
 
@@ -450,7 +659,10 @@ def count(
     """Count what a measure before step ``upto`` asks for, over a slice of n numbers.
 
     ``what``: 0 high bits of magnitudes, 1 low bits below ``prefix`` (both per expert, in four lanes
-    of ``found`` (K, 4, bins)), 2 elected signs (``found[0, 0, 0]``).
+    of ``found`` (K, 4, bins)), 2 elected signs (``found[0, 0, 0]``), 3 and 4 as 0 and 1 for what
+    orders variances over the experts (in ``found[0]``), 5 and 8 of the same numbers the low bits within
+    three bins from ``prefix`` on, how many lie below, and how many have no high bits
+    (``found`` (K, 1, 3 * 65536 + 2)).
     """
     for at in range(0, n, block):
         m = min(block, n - at)
@@ -459,7 +671,41 @@ def count(
             upto, codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
             experts, v, bits, start + at, m, row, counts, spare,
         )  # fmt: skip
-        if what == 0:
+        if what == 5 or what == 8:
+            for k in range(1 if what == 8 else rows):
+                u, f = bits[k], found[k, 0]
+                if what == 8:
+                    u = bits[experts + 1]
+                    _spread(v, rows, m, u)
+                low = np.uint32(np.uint32(prefix[k]) << np.uint32(16))
+                width, below, still, inside = np.uint32(3 << 16), np.uint32(0), np.uint32(0), 0
+                for i in range(m):
+                    y = np.uint32(u[i] & np.uint32(0x7FFFFFFF))
+                    below = np.uint32(below + np.uint32(y < low))
+                    still = np.uint32(still + np.uint32(y < np.uint32(65536)))
+                for i in range(m):
+                    y = np.uint32((u[i] & np.uint32(0x7FFFFFFF)) - low)
+                    spare[inside] = y
+                    inside += np.int64(y < width)
+                for i in range(inside):
+                    f[spare[i]] += 1
+                f[3 << 16] += np.int64(below)
+                f[(3 << 16) + 1] += np.int64(still)
+        elif what == 3 or what == 4:
+            order, f = bits[experts + 1], found[0]
+            _spread(v, rows, m, order)
+            if what == 3:
+                for i in range(m):
+                    f[i & 3, order[i] >> np.uint32(16)] += 1
+            else:
+                high, inside = np.uint32(prefix[0]), 0
+                for i in range(m):
+                    y = np.uint32(order[i])
+                    spare[inside] = y
+                    inside += np.int64((y >> np.uint32(16)) == high)
+                for i in range(inside):
+                    f[i & 3, spare[i] & np.uint32(0xFFFF)] += 1
+        elif what == 0:
             for k in range(rows):
                 u, f = bits[k], found[k]
                 for i in range(m):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from taskloom.algebra.combine import check_weights
 from taskloom.algebra.core import Op
+from taskloom.algebra.fuse import Rule, coefficients
 from taskloom.algebra.select import Selection
 from taskloom.errors import PlanError
 from taskloom.lazy import Tensor
@@ -39,11 +40,17 @@ _CODES = {
     "stock": 10,
     "rank": 11,
     "blend": 1,
+    "vary": 12,
+    "erase": 13,
 }
+_ROW, _BAND, _NOTHING = 9, 14, 15
+_AGGREGATES = {"total", "mean", "kept", "blend", "stock", "erase"}
 #: steps that rank whole rows
 _ROWS = ("row", "rank")
 #: what a measure counts: (what, bins) of each round
-ROUNDS = {"magnitudes": ((0, 1 << 15), (1, 1 << 16)), "signs": ((2, 1),), "gram": ((3, 0),)}
+ROUNDS = {"magnitudes": ((0, 1 << 15), (1, 1 << 16)), "signs": ((2, 1),), "gram": ((-1, 0),)}
+#: added to it before a step that orders entries by their variance
+_VARIANCES = 3
 
 
 @lru_cache
@@ -68,7 +75,7 @@ def fits(output: Output) -> bool:
             return False
         if step.measure is not None and step.measure.count is None:
             return False
-        rows = 1 if step.op.name in {"total", "mean", "kept", "blend", "stock"} else rows
+        rows = 1 if step.op.name in _AGGREGATES else rows
     return rows == 1
 
 
@@ -76,6 +83,12 @@ def by_row(output: Output) -> bool:
     """Whether a step ranks whole rows, which must then be in one block."""
     steps = output.chain.steps if output.chain is not None else ()
     return any(step.op is not None and step.op.name in _ROWS for step in steps)
+
+
+def varies(output: Output, index: int) -> bool:
+    """Whether a step orders entries by their variance over the experts."""
+    op = output.chain.steps[index].op if output.chain is not None else None
+    return op is not None and op.name == "vary"
 
 
 @dataclass
@@ -132,7 +145,16 @@ def compile_output(output: Output, statistics: Mapping[int, Any]) -> Compiled:
             made.weighted[at] = True
             made.weights[at] = np.asarray(check_weights(step.op.weights, output.names), np.float32)
         _numbers(made, at, step.op, output, statistics.get(at))
+    if output.info.shape:
+        _join(made)
     return made
+
+
+def _join(made: Compiled) -> None:
+    """Let a step that cuts the largest of a row and one that keeps the next largest be one."""
+    for at in range(len(made.codes) - 1):
+        if (made.codes[at : at + 2] == _ROW).all() and made.flags[at] and not made.flags[at + 1]:
+            made.codes[at : at + 2] = _BAND, _NOTHING
 
 
 def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) -> None:
@@ -169,7 +191,14 @@ def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) ->
     elif op.name == "tensor" and not output.info.shape:  # a scalar is left alone
         made.limits[at] = 0x7FFFFFFF if op.flag else 0
         made.missing[at] = 1
-    elif op.name == "tensor" and isinstance(statistic, Selection):
+    elif op.name == "erase":
+        made.numbers[at] = np.float32(op.value)
+        if statistic is not None:
+            rule: Rule = "mergekit" if op.flag else "paper"
+            made.weights[at] = coefficients(statistic, output.info.numel, rule)
+    elif op.name == "vary" and not output.info.shape:  # a share below 1 of one entry is none
+        made.limits[at] = 0x7FFFFFFF
+    elif op.name in {"tensor", "vary"} and isinstance(statistic, Selection):
         made.limits[at], made.missing[at], made.seen[at] = (
             statistic.limits,
             statistic.missing,
@@ -285,6 +314,8 @@ class Arena:
         found: Numbers,
     ) -> None:
         """Count what a measure asks for; add to ``found`` and to ``bad``."""
+        if varies(output, upto):
+            what += _VARIANCES
         self.blocks.count(
             *self._sources(output, count, start),
             *made.arguments,

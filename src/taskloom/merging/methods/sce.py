@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from taskloom.algebra import Chain, chain
+from taskloom.algebra import Chain
 from taskloom.algebra.fuse import Rule, fuse
 from taskloom.registry import register
 
@@ -36,4 +36,4 @@ def sce(
 
     The default of ``select_topk`` is FuseChat's; released code and mergekit have 1.
     """
-    return chain(fuse(select_topk, variant))
+    return fuse(select_topk, variant)

@@ -45,7 +45,7 @@ def interpolate_sphere(*, t: FiniteFloat) -> Chain:
 @register("step")
 def fuse(*, share: Annotated[float, Field(ge=0, le=1)], rule: fusing.Rule = "paper") -> Chain:
     """Fuse by the variance of entries: select, calculate, erase, as SCE does."""
-    return chain(fusing.fuse(share, rule))
+    return fusing.fuse(share, rule)
 
 
 @register("step")
