@@ -92,7 +92,7 @@ def test_random_numbers_are_numpys():
     from taskloom.merging import blocks
 
     key = np.frombuffer(hashlib.sha256(b"3\0w\0a").digest()[:16], np.uint64)
-    for start, count in itertools.product([0, 1, 7, 8, 4093, 1 << 35], [1, 5, 8, 100]):
+    for start, count in itertools.product([0, 1, 7, 8, 4093, 1 << 35], [1, 5, 8, 100, 512, 1300]):
         out = np.zeros(count, np.uint32)
         blocks._philox(key[0], key[1], start, count, out)
         assert np.array_equal(out, uniform_bits(3, "w", "a", start, count).numpy())

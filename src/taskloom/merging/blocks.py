@@ -144,12 +144,55 @@ def _encode(value, bits, kind, at, m, out16, out32):
 
 
 @_jit
+def _philox_lanes(key0, key1, block, c, out):
+    """Draw 512 numbers from 64 blocks on: `_philox` in vector code, which has no wide products."""
+    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
+    a0, b0 = np.uint64(0xE14C6C93), np.uint64(0xD2E7470E)
+    a2, b2 = np.uint64(0x95121157), np.uint64(0xCA5A8263)
+    c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
+    for j in range(64):
+        # numpy advances the counter before it draws
+        c0[j] = np.uint64(block + 1 + j)
+        c1[j] = c2[j] = c3[j] = np.uint64(0)
+    k0, k1 = key0, key1
+    for _ in range(10):
+        for j in range(64):
+            x, y = c0[j] & low, c0[j] >> half
+            p, q = a0 * x, a0 * y
+            r = (p >> half) + (q & low) + b0 * x
+            h0 = b0 * y + (q >> half) + (r >> half)
+            l0 = (r << half) | (p & low)
+            x, y = c2[j] & low, c2[j] >> half
+            p, q = a2 * x, a2 * y
+            r = (p >> half) + (q & low) + b2 * x
+            h1 = b2 * y + (q >> half) + (r >> half)
+            l1 = (r << half) | (p & low)
+            c0[j] = h1 ^ c1[j] ^ k0
+            c2[j] = h0 ^ c3[j] ^ k1
+            c1[j] = l1
+            c3[j] = l0
+        k0 = k0 + np.uint64(0x9E3779B97F4A7C15)
+        k1 = k1 + np.uint64(0xBB67AE8584CAA73B)
+    for i in range(4):
+        row = c[i]
+        for j in range(64):
+            out[8 * j + 2 * i] = np.uint32(row[j] & low)
+            out[8 * j + 2 * i + 1] = np.uint32(row[j] >> half)
+
+
+@_jit
 def _philox(key0, key1, first, m, out):
     """32-bit numbers ``first`` .. ``first + m`` of Philox 4x64-10, as numpy counts them."""
     block = first >> 3
     skip = first - (block << 3)
     at = 0
+    c = np.empty((4, 64), np.uint64)
     while at < m:
+        if skip == 0 and at + 512 <= m:
+            _philox_lanes(key0, key1, block, c, out[at : at + 512])
+            at += 512
+            block += 64
+            continue
         # numpy advances the counter before it draws
         c0, c1, c2, c3 = np.uint64(block + 1), np.uint64(0), np.uint64(0), np.uint64(0)
         k0, k1 = key0, key1
@@ -441,12 +484,14 @@ def _steps(
                 for i in range(m):
                     x[i] = x[i] * f
         elif code == 5:
-            f, limit, words = numbers[o], np.int64(limits[o, 0]), bits[experts + 1]
+            f, words = numbers[o], bits[experts + 1]
+            limit = np.uint32(min(limits[o, 0], 4294967295))
+            everything = limits[o, 0] > 4294967295
             for k in range(rows):
                 x = v[k]
                 _philox(keys[o, k, 0], keys[o, k, 1], start, m, words)
                 for i in range(m):
-                    x[i] = x[i] * (zero if np.int64(words[i]) < limit else one) * f
+                    x[i] = x[i] * (zero if np.uint32(words[i]) < limit or everything else f)
         elif code == 6:
             tied = numbers[o]
             for k in range(rows):
