@@ -214,5 +214,5 @@ def test_a_changed_source_is_caught(pool, tmp_path):
     path.unlink()
     path.parent.rename(path.parent.with_name("old"))
     save(path.parent, make_weights(77, torch.bfloat16))
-    with pytest.raises(IntegrityError, match="not those that were merged"):
+    with pytest.raises(IntegrityError, match="not the one that was merged: it has other bytes"):
         verify(out)

@@ -89,7 +89,8 @@ def test_the_card_and_the_record(bench):
     assert {entry["path"] for entry in found["sources"]["mergekit"].values()} == {
         str(bench.zoo / name) for name in ("base", "a", "b")
     }
-    assert all("digest" in entry for entry in found["inputs"])
+    files = [file for entry in found["inputs"] for file in entry["files"]]
+    assert len({file["sha256"] for file in files}) == len(files) == 3
     assert "README.md" in found["outputs"]["files"]
     assert "merge" in front_matter(bench.folder / "out")["tags"]
     text = (bench.folder / "out" / "README.md").read_text()

@@ -18,17 +18,12 @@ from taskloom.merging.crew import Crew
 from taskloom.merging.device import check_device, describe, suited
 from taskloom.merging.engine import Options, default_threads
 from taskloom.merging.executor import execute, plan_merge
+from taskloom.merging.inputs import InputDigests
 from taskloom.merging.plain import Nan
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.prepare import prepare
 from taskloom.merging.program import program_of
-from taskloom.merging.provenance import (
-    InputDigests,
-    output_digest,
-    recipe_hash,
-    recipe_record,
-    write_record,
-)
+from taskloom.merging.provenance import output_digest, recipe_hash, recipe_record, write_record
 from taskloom.merging.recipe import Recipe, RecipeLike
 from taskloom.merging.recipe_file import is_recipe_file
 from taskloom.merging.statistics import Statistics, check_origin, labels_of
@@ -205,8 +200,8 @@ def merge_files(
     max_shard_bytes
         Above this many bytes of tensors the weights are split into shards.
     digests
-        Of what SHA-256 is computed: ``"all"`` (inputs whose digest is not in the cache while they are
-        read, and the output), ``"output"``, or ``"none"``.
+        Of what SHA-256 is computed: ``"all"`` (input files that are not in the cache, each read once
+        more beside the merge, and the output), ``"output"``, or ``"none"``.
     discard
         Throw away what an earlier, interrupted merge of something else left in ``OUT.partial``.
     fused
@@ -319,12 +314,8 @@ def write_merged(
     begun = time.perf_counter()
     said = recipe_record(recipe) if isinstance(recipe, Recipe) else dict(recipe)
     record = {"recipe": said, "sources": dict(sources), "seed": seed}
-    inputs = InputDigests(plan, wanted=digests == "all")
-    run = replace(
-        options or Options(threads=default_threads()),
-        digest=digests != "none",
-        hash_inputs=inputs.wanted,
-    )
+    run = replace(options or Options(threads=default_threads()), digest=digests != "none")
+    inputs = InputDigests(plan, wanted=digests == "all", threads=run.threads, forks=run.workers > 1)
     if run.device != "cpu":
         record["device"] = describe(run.device)
 
@@ -337,9 +328,9 @@ def write_merged(
             "workers": run.workers,
             "resumed_shards": built.resumed,
         }
-        write_record(folder, plan, built, inputs.describe(built), record | cost)
+        write_record(folder, plan, built, inputs.describe(), record | cost)
 
-    with _crew(ray) as crew:
+    with _crew(ray) as crew, inputs:
         built = build(
             plan,
             output,

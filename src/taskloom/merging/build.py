@@ -55,9 +55,6 @@ class Built:
         The directory.
     tensors
         SHA-256 of every output tensor; empty if not wanted.
-    inputs
-        SHA-256 of every tensor read of each checkpoint of the program, in its order; None where it
-        is not known.
     statistics
         What was measured of whole models, encoded: group -> step -> value.
     resumed
@@ -66,7 +63,6 @@ class Built:
 
     path: Path
     tensors: dict[str, str]
-    inputs: list[dict[str, str] | None]
     statistics: dict[str, dict[str, Any]]
     resumed: int
 
@@ -105,7 +101,8 @@ def fingerprint(program: Program, record: Mapping[str, Any], options: Options) -
 
 def _marks(checkpoint: Checkpoint) -> list[Any]:
     files = [str(file) for file, _ in files_of(checkpoint)]
-    return [checkpoint.label, [[file, *file_mark(file)[:3]] for file in files] or checkpoint.digest()]
+    found = [[file, *file_mark(file)[:3]] for file in files] or checkpoint.digest()
+    return [checkpoint.label, found, getattr(checkpoint, "placement", None)]
 
 
 def build(
@@ -225,8 +222,8 @@ def _write(
     todo = {shard: names for shard, names in shards.items() if shard not in journal.shards}
     for shard, digests in crew.shards(todo, statistics):
         engine.digests.update(digests)
-        journal.add(shard, engine.digests, program.checkpoints)
-    engine.digests.update(journal.digests(program.checkpoints))
+        journal.add(shard, engine.digests)
+    engine.digests.update(journal.digests)
     if len(shards) > 1:
         total = sum(output.info.nbytes for output in program.outputs)
         where = {name: shard for shard, names in shards.items() for name in names}
@@ -234,7 +231,6 @@ def _write(
     return Built(
         path=final,
         tensors=dict(engine.digests.outputs),
-        inputs=[_complete(program, c, engine.digests) for c in program.checkpoints],
         statistics=journal.statistics,
         resumed=resumed,
     )
@@ -281,15 +277,6 @@ def decode(encoded: Mapping[str, Any] | None) -> dict[int, Any] | None:
     }
 
 
-def _complete(program: Program, checkpoint: Checkpoint, digests: Digests) -> dict[str, str] | None:
-    """Return the digests of a checkpoint if all that was read of it was hashed."""
-    if any(each is checkpoint for o in program.outputs for b in o.beside for each in b.checkpoints):
-        return None  # statistics are hashed as files, when their digest is asked for
-    read = {ref.name for o in program.outputs for ref in o.sources if ref.checkpoint is checkpoint}
-    found = digests.inputs.get(id(checkpoint), {})
-    return dict(found) if read == set(found) else None
-
-
 class _Journal:
     """What is being made, and which shards of it are whole and on disk."""
 
@@ -300,7 +287,7 @@ class _Journal:
     def open(cls, work: Path, key: str, *, discard: bool) -> _Journal:
         """Start a journal, or go on with the one that is there."""
         path = work / JOURNAL
-        fresh = {"key": key, "statistics": {}, "shards": {}, "inputs": {}}
+        fresh = {"key": key, "statistics": {}, "shards": {}}
         if not path.exists():
             left = [each for each in work.iterdir() if each.name != _LOCK]
             if left and not discard:
@@ -346,24 +333,16 @@ class _Journal:
             self._table["statistics"][str(group)] = statistics
             write_json(self._path, self._table)
 
-    def add(self, shard: str, digests: Digests, checkpoints: Sequence[Checkpoint]) -> None:
+    def add(self, shard: str, digests: Digests) -> None:
         """Take note that a shard is whole, with all digests known so far."""
         self._table["shards"][shard] = True
         self._table["outputs"] = digests.outputs | self._table.get("outputs", {})
-        for number, checkpoint in enumerate(checkpoints):
-            found = digests.inputs.get(id(checkpoint))
-            if found:
-                self._table["inputs"].setdefault(str(number), {}).update(found)
         write_json(self._path, self._table)
 
-    def digests(self, checkpoints: Sequence[Checkpoint]) -> Digests:
-        """Return the digests of all whole shards."""
-        inputs = {
-            id(checkpoint): dict(self._table["inputs"][str(number)])
-            for number, checkpoint in enumerate(checkpoints)
-            if str(number) in self._table["inputs"]
-        }
-        return Digests(dict(self._table.get("outputs", {})), inputs)
+    @property
+    def digests(self) -> Digests:
+        """The digests of all whole shards."""
+        return Digests(dict(self._table.get("outputs", {})))
 
 
 def _keep_shards(folder: Path, shards: Mapping[str, Any]) -> None:

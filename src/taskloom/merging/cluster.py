@@ -22,7 +22,6 @@ from taskloom.merging.crew import (
     CrewLost,
     Fault,
     Job,
-    Part,
     attempt,
     describe,
     measured,
@@ -130,9 +129,9 @@ class RayCrew:
         names, known = list(todo), dict(statistics)
         tasks = [(shard, list(todo[shard]), known) for shard in names]
         for number, found in self._spread(write_part, tasks):
-            assert isinstance(found, Part)
+            assert isinstance(found, Digests)
             self._engine.tick(len(todo[names[number]]))
-            yield names[number], found.digests(self._engine)
+            yield names[number], found
 
     def _spread(
         self, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]

@@ -127,7 +127,6 @@ class Job:
 
     plan: MergePlan
     options: Options
-    hashed: tuple[int, ...]
     work: Path
     key: str
     folder: str
@@ -152,34 +151,12 @@ def describe(engine: Engine, work: Path, key: str, *, threads: int) -> Job:
                 f"{checkpoint.label}: the weights are in memory, where other processes cannot read them",
                 hint="Save them as safetensors, or merge without other processes",
             )
-    options = replace(
-        engine.options, threads=threads, workers=1, progress=silent, hash_inputs=frozenset()
-    )
-    hashed = tuple(n for n, c in enumerate(checkpoints) if id(c) in engine.options.hash_inputs)
-    return Job(engine.plan, options, hashed, work, key, os.getcwd(), _versions())
+    options = replace(engine.options, threads=threads, workers=1, progress=silent)
+    return Job(engine.plan, options, work, key, os.getcwd(), _versions())
 
 
 def _versions() -> tuple[str, ...]:
     return (__version__, platform.machine())
-
-
-@dataclass(frozen=True)
-class Part:
-    """Digests that another process found; of inputs by the number of their checkpoint."""
-
-    outputs: dict[str, str]
-    inputs: dict[int, dict[str, str]]
-
-    def digests(self, engine: Engine) -> Digests:
-        """Return them by the ids of this process."""
-        checkpoints = engine.plan.program.checkpoints
-        return Digests(self.outputs, {id(checkpoints[n]): found for n, found in self.inputs.items()})
-
-
-def _engine(job: Job) -> Engine:
-    checkpoints = job.plan.program.checkpoints
-    hashed = frozenset(id(checkpoints[number]) for number in job.hashed)
-    return Engine(job.plan, replace(job.options, hash_inputs=hashed))
 
 
 def join_in(job: Job) -> None:
@@ -222,24 +199,24 @@ def measure(
     if chain is None:
         raise ValueError("what is copied has no measure")
     wanted = set(names)
-    with _engine(job) as engine:
+    with Engine(job.plan, job.options) as engine:
         chosen = [output for output in outputs if output.name in wanted]
         return engine.round(chosen, index, chain.steps[index], round_, started, known)
 
 
-def write_part(job: Job, shard: str, names: Sequence[str], statistics: Mapping[int, Statistics]) -> Part:
+def write_part(
+    job: Job, shard: str, names: Sequence[str], statistics: Mapping[int, Statistics]
+) -> Digests:
     """Make one shard beside its place, and rename it when it is on disk."""
     beside = job.work / PARTS / f"{shard}.{secrets.token_hex(8)}"
-    with as_output_error(job.work), _engine(job) as engine:
+    with as_output_error(job.work), Engine(job.plan, job.options) as engine:
         try:
             write_shard(engine, beside, names, statistics)
             engine.check_inputs()
             os.replace(beside, job.work / MODEL / shard)
         finally:
             beside.unlink(missing_ok=True)
-        numbers = {id(c): n for n, c in enumerate(job.plan.program.checkpoints)}
-        inputs = {numbers[key]: found for key, found in engine.digests.inputs.items()}
-        return Part(engine.digests.outputs, inputs)
+        return engine.digests
 
 
 @dataclass(frozen=True)

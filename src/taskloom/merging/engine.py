@@ -28,7 +28,7 @@ from taskloom.algebra.core import Measure, Step
 from taskloom.algebra.select import Radix
 from taskloom.errors import CheckpointError
 from taskloom.lazy import torch
-from taskloom.merging import fused
+from taskloom.merging import fused, once
 from taskloom.merging.device import Lane
 from taskloom.merging.executor import tensor_statistics
 from taskloom.merging.plain import Nan, apply_steps, finish, load, nonfinite, read_piece, too_large
@@ -68,8 +68,6 @@ class Options:
         What NaN and infinity in an input lead to.
     digest
         Compute the SHA-256 of every output tensor while it is written.
-    hash_inputs
-        Ids of checkpoints whose tensors are hashed while they are read.
     fused
         False runs the plain steps everywhere.
     device
@@ -82,7 +80,6 @@ class Options:
     workers: int = 1
     nan: Nan = "refuse"
     digest: bool = True
-    hash_inputs: frozenset[int] = frozenset()
     fused: bool = True
     device: str = "cpu"
     device_path: bool = False
@@ -96,16 +93,13 @@ class Options:
 
 @dataclass
 class Digests:
-    """SHA-256 of tensors by name: of the output, and of inputs by id of their checkpoint."""
+    """SHA-256 of the tensors of the output, by name."""
 
     outputs: dict[str, str] = field(default_factory=dict)
-    inputs: dict[int, dict[str, str]] = field(default_factory=dict)
 
     def update(self, other: Digests) -> None:
         """Take over what another process found."""
         self.outputs.update(other.outputs)
-        for key, found in other.inputs.items():
-            self.inputs.setdefault(key, {}).update(found)
 
 
 def default_threads() -> int:
@@ -360,7 +354,7 @@ class Engine:
 
     def _make(self, output: Output, known: Statistics, sink: Sink) -> None:
         if output.info.numel == 0:
-            self._record(output, hashlib.sha256(), [hashlib.sha256() for _ in output.sources])
+            self._record(output, hashlib.sha256())
             return
         if output.chain is None and output.info.kind == output.experts[0].info.kind:
             self._copy(output, sink)
@@ -386,7 +380,7 @@ class Engine:
                 if self.options.digest:
                     state.update(data)
                 sink.write(output.name, piece.start * output.info.itemsize, data)
-        self._record(output, state, None)
+        self._record(output, state)
 
     def _make_on_device(self, output: Output, known: Statistics, sink: Sink) -> None:
         how, lane, state = self.plan.cutting(output), self._lane(), hashlib.sha256()
@@ -403,7 +397,7 @@ class Engine:
                     state.update(data)
                 sink.write(output.name, piece.start * output.info.itemsize, data)
                 if piece.stop == output.info.numel:
-                    self._record(output, state, None)
+                    self._record(output, state)
 
             return taken
 
@@ -437,19 +431,18 @@ class Engine:
             self._ticks.check()
             data = memoryview(bytearray(piece.count * size))
             self._read(ref, piece, data)
-            if self.options.digest or id(ref.checkpoint) in self.options.hash_inputs:
+            if self.options.digest:
                 state.update(data)
             sink.write(output.name, piece.start * size, data)
-        self._record(output, state, [state])
+        self._record(output, state)
 
     def _make_fused(self, output: Output, known: Statistics, sink: Sink) -> None:
         arena, whole = self._arena(output), list(self._pieces(output))
         made = fused.compile_output(output, self._tensor_statistics(output, arena, whole, known))
-        states = [hashlib.sha256() for _ in output.sources]
         state, size = hashlib.sha256(), output.info.itemsize
         raw = arena.out8.data
         for piece in whole:
-            self._fill(arena, output, piece, states)
+            self._fill(arena, output, piece)
             arena.bad[:] = 0
             arena.merge(output, made, piece.count, piece.start)
             self._check(arena, output, piece.count)
@@ -457,7 +450,7 @@ class Engine:
             sink.write(output.name, piece.start * size, data)
             if self.options.digest:
                 state.update(data)
-        self._record(output, state, states)
+        self._record(output, state)
 
     def _tensor_statistics(
         self, output: Output, arena: fused.Arena, whole: list[Piece], known: Statistics
@@ -472,12 +465,20 @@ class Engine:
             if step.slicewise is None or (not output.info.shape and step.slicewise.count != "gram"):
                 continue
             accumulated: Any = None
-            for round_ in range(step.slicewise.rounds):
+            names = [before.op.name for before in chain.steps[:index] if before.op is not None]
+            if once.worthwhile(step.slicewise, output.info.numel, names):
+                made, arena.bad[:] = fused.compile_output(output, known), 0
+                accumulated = once.order_statistics(
+                    step.slicewise, arena, output, made, index, whole,
+                    lambda piece: self._fill(arena, output, piece),
+                )  # fmt: skip
+                self._check(arena, output)
+            for round_ in range(0 if accumulated is not None else step.slicewise.rounds):
                 counter = _Counter(step.slicewise, round_, step.slicewise.start(round_, accumulated))
                 fresh = known | {i: m.done(a) for i, (m, a) in again.items()}
                 made = fused.compile_output(output, fresh)
                 for piece in whole:
-                    self._fill(arena, output, piece, None)
+                    self._fill(arena, output, piece)
                     arena.bad[:] = 0
                     counter.count(arena, output, made, piece, index)
                     self._check(arena, output)
@@ -493,7 +494,7 @@ class Engine:
             arena, whole = self._arena(output), list(self._pieces(output))
             made = fused.compile_output(output, self._tensor_statistics(output, arena, whole, known))
             for piece in whole:
-                self._fill(arena, output, piece, None)
+                self._fill(arena, output, piece)
                 arena.bad[:] = 0
                 counter.count(arena, output, made, piece, index)
                 self._check(arena, output)
@@ -558,8 +559,8 @@ class Engine:
     def _largest(self) -> int:
         return max((output.info.numel for output in self.plan.program.outputs), default=0)
 
-    def _fill(self, arena: fused.Arena, output: Output, piece: Piece, states: list[Any] | None) -> None:
-        """Read a piece of every source into the arena, hashing what is to be hashed."""
+    def _fill(self, arena: fused.Arena, output: Output, piece: Piece) -> None:
+        """Read a piece of every source into the arena."""
         self._ticks.check()
         for k, ref in enumerate(output.sources):
             checkpoint = ref.checkpoint
@@ -570,8 +571,6 @@ class Engine:
             into = arena.raw8[k].data[: piece.count * size]
             descriptor = self.files.descriptor(header)
             read_into(descriptor, offset + piece.start * size, into, header.path, ref.name)
-            if states is not None and id(checkpoint) in self.options.hash_inputs:
-                states[k].update(into)
 
     def _check(self, arena: fused.Arena, output: Output, count: int = 0) -> None:
         """Refuse what is not finite: of the experts, of the base, then of ``count`` results."""
@@ -584,12 +583,9 @@ class Engine:
         if count:
             raise too_large(output.name, arena.nonfinite(output, count), f"torch.{output.info.kind}")
 
-    def _record(self, output: Output, state: Any, states: list[Any] | None) -> None:
+    def _record(self, output: Output, state: Any) -> None:
         if self.options.digest:
             self.digests.outputs[output.name] = state.hexdigest()
-        for ref, each in zip(output.sources, states or [], strict=False):
-            if id(ref.checkpoint) in self.options.hash_inputs:
-                self.digests.inputs.setdefault(id(ref.checkpoint), {})[ref.name] = each.hexdigest()
 
 
 class _Counter:

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 from taskloom.errors import OutputError, TaskloomError
 
 T = TypeVar("T")
+#: held while this process is copied: what a thread does while it holds it is never copied half done
+FORKING = threading.Lock()
 #: does the part of the work with this number, and calls the function after every step
 Work = Callable[[int, Callable[[], None]], T]
 
@@ -38,7 +40,8 @@ def spread(count: int, work: Work[T], tick: Callable[[], None]) -> list[T]:
     try:
         for number in range(count):
             ours, theirs = Pipe()
-            pid = os.fork()
+            with FORKING:
+                pid = os.fork()
             if pid == 0:
                 for connection in (ours, *(each for _, each in children)):
                     connection.close()

@@ -12,14 +12,10 @@ from typing import Any
 
 from taskloom import __version__
 from taskloom.merging.build import Built, checkpoint_digest
-from taskloom.merging.plan import MergePlan, files_of
+from taskloom.merging.plan import MergePlan
 from taskloom.merging.recipe import Recipe
-from taskloom.store.adapter import WEIGHTS as ADAPTER
-from taskloom.store.adapter import AdapterCheckpoint
 from taskloom.store.atomic import write_json
-from taskloom.store.cache import canonical_digest, file_digest, file_mark
-from taskloom.store.checkpoint import Checkpoint
-from taskloom.store.digest import keep_digest, known_digest
+from taskloom.store.cache import canonical_digest, file_digest
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
 FILE = "taskloom.json"
@@ -41,64 +37,6 @@ def recipe_record(recipe: Recipe) -> dict[str, Any]:
     return {"method": recipe.method, "options": options, "composition": str(recipe.chain)}
 
 
-class InputDigests:
-    """Digests of the checkpoints of a plan: from the cache, or from what the engine hashes.
-
-    Attributes
-    ----------
-    wanted
-        Ids of checkpoints that the engine has to hash while it reads them.
-    """
-
-    def __init__(self, plan: MergePlan, *, wanted: bool) -> None:
-        self._checkpoints = plan.program.checkpoints
-        self._known: dict[int, str] = {}
-        self._marks: dict[int, list[list[int]]] = {}
-        self.wanted: frozenset[int] = frozenset()
-        if not wanted:
-            return
-        missing = []
-        beside = {id(c) for o in plan.program.outputs for b in o.beside for c in b.checkpoints}
-        for checkpoint in self._checkpoints:
-            if id(checkpoint) in beside:
-                self._known[id(checkpoint)] = checkpoint.digest()
-            elif isinstance(checkpoint, SafetensorsCheckpoint):
-                self._marks[id(checkpoint)] = [file_mark(file) for file in checkpoint.files]
-                known = known_digest("safetensors", checkpoint.files)
-                if known is None:
-                    missing.append(id(checkpoint))
-                else:
-                    self._known[id(checkpoint)] = known
-        self.wanted = frozenset(missing)
-
-    def describe(self, built: Built) -> list[dict[str, Any]]:
-        """Return what is known of every input, and keep new digests in the cache."""
-        return [
-            self._one(checkpoint, tensors)
-            for checkpoint, tensors in zip(self._checkpoints, built.inputs, strict=True)
-        ]
-
-    def _one(self, checkpoint: Checkpoint, tensors: dict[str, str] | None) -> dict[str, Any]:
-        files = [
-            {"path": str(file.resolve()), "bytes": size, "mtime_ns": file.stat().st_mtime_ns}
-            for file, size in files_of(checkpoint)
-        ]
-        found: dict[str, Any] = {"label": checkpoint.label, "files": files}
-        if id(checkpoint) in self._known:
-            return found | {"digest": self._known[id(checkpoint)], "tensors": len(checkpoint.tensors)}
-        if id(checkpoint) in self.wanted and tensors is not None:
-            digest = checkpoint_digest(checkpoint, tensors)
-            if isinstance(checkpoint, SafetensorsCheckpoint) and set(tensors) == set(checkpoint.tensors):
-                keep_digest("safetensors", checkpoint.files, digest, self._marks[id(checkpoint)])
-            # of the tensors that were read; of all of them it is the checkpoint's digest
-            return found | {"digest": digest, "tensors": len(tensors)}
-        if id(checkpoint) in self.wanted:  # steps that are not fused do not hash what they read
-            return found | {"digest": checkpoint.digest(), "tensors": len(checkpoint.tensors)}
-        if isinstance(checkpoint, AdapterCheckpoint):
-            return found | {"adapter_sha256": file_digest(checkpoint.path / ADAPTER)}
-        return found
-
-
 def write_record(
     folder: Path, plan: MergePlan, built: Built, inputs: list[dict[str, Any]], more: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -111,7 +49,7 @@ def write_record(
     plan, built
         What was planned and made.
     inputs
-        From `InputDigests.describe`.
+        From `taskloom.merging.inputs.InputDigests.describe`.
     more
         ``recipe``, ``sources``, ``seed``, ``seconds`` and the like, added as they are.
     """

@@ -12,8 +12,10 @@ import numpy as np
 
 from taskloom.errors import CheckpointError, IntegrityError, PlanError
 from taskloom.merging.api import _dtype, _recipe
-from taskloom.merging.build import checkpoint_digest, decode
+from taskloom.merging.build import decode
+from taskloom.merging.device import usable
 from taskloom.merging.engine import Engine, Options, default_threads
+from taskloom.merging.inputs import changed_file
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.prepare import prepare
 from taskloom.merging.program import Output, Program, program_of
@@ -62,9 +64,10 @@ def verify(
 ) -> Verified:
     """Check a merged model against its ``taskloom.json``.
 
-    Every file and every tensor is held against its digest. Then tensors are made again from the
-    sources and compared byte for byte: a sample (thresholds of whole models are taken as recorded), or
-    all of them (thresholds are measured again).
+    Every file and every tensor is held against its digest; so is every file of the sources whose size
+    or time is another than recorded (with ``everything``: every one). Then tensors are made again from
+    the sources, on the kind of device they were made on, and compared byte for byte: a sample
+    (thresholds of whole models are taken as recorded), or all of them (thresholds are measured again).
 
     Parameters
     ----------
@@ -82,7 +85,8 @@ def verify(
     Raises
     ------
     IntegrityError
-        A file or tensor that is not what was recorded, or that the sources no longer give, by name.
+        A file or tensor that is not what was recorded, or that the sources no longer give, by name;
+        a file of a source that is not the one that was merged.
     CheckpointError
         There is no ``taskloom.json``, or the sources are gone or do not fit any more.
     """
@@ -112,7 +116,7 @@ def verify(
     if hashed < len(wanted):
         notes.append(f"{len(wanted) - hashed} tensors were written without a digest")
     plan = (rebuild or rebuild_pool)(record)
-    _check_inputs(record, plan)
+    notes += _check_inputs(record, plan, always=everything)
     recomputed = _recompute(plan, record, model, everything, sample, threads, progress)
     return Verified(folder, files, hashed, recomputed, tuple(notes))
 
@@ -184,26 +188,29 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> int:
     return len(files)
 
 
-def _check_inputs(record: Mapping[str, Any], plan: MergePlan) -> None:
-    """Hold the sources against the digests they had, where their files are not the same any more."""
+def _check_inputs(record: Mapping[str, Any], plan: MergePlan, *, always: bool) -> list[str]:
+    """Hold the sources against what is recorded of them; return what cannot be told.
+
+    Files are hashed where their size or time is not the same any more, or ``always`` (the cache knows
+    files that were hashed before and have not changed since).
+    """
+    notes = []
     for entry, checkpoint in zip(record["inputs"], plan.program.checkpoints, strict=True):
-        same = all(
-            Path(f["path"]).exists() and Path(f["path"]).stat().st_mtime_ns == f["mtime_ns"]
-            for f in entry["files"]
-        )
-        if same or "digest" not in entry:
-            continue
-        read = {r.name for o in plan.program.outputs for r in o.sources if r.checkpoint is checkpoint}
-        if entry["tensors"] == len(checkpoint.tensors):
-            digest = checkpoint.digest()
-        else:  # of what was read of it
-            tensors = {name: tensor_digest(checkpoint.read(name)) for name in sorted(read)}
-            digest = checkpoint_digest(checkpoint, tensors)
-        if digest != entry["digest"]:
+        for file in entry["files"]:
+            wrong = changed_file(file, always=always)
+            if wrong is not None and "sha256" not in file and wrong.endswith("not hashed"):
+                notes.append(f"source file {file['path']} {wrong}")
+            elif wrong is not None:
+                raise IntegrityError(
+                    f"{file['path']}: the source file is not the one that was merged: it {wrong}",
+                    hint="Restore the source, or merge again",
+                )
+        if entry.get("objects") != getattr(checkpoint, "objects", None):
             raise IntegrityError(
-                f"{checkpoint.label}: the weights are not those that were merged",
+                f"{checkpoint.label}: the objects are not those that were merged",
                 hint="Restore the source, or merge again",
             )
+    return notes
 
 
 class _Compare:
@@ -231,6 +238,19 @@ def _bytes() -> Any:
     return torch.uint8
 
 
+def _device(model: SafetensorsCheckpoint, record: Mapping[str, Any]) -> str:
+    """Return the kind of device that the merge was made on."""
+    kind = str(record.get("device", {}).get("type", "cpu"))
+    try:
+        return usable(kind)
+    except PlanError as error:
+        raise PlanError(
+            f"{model.label} was merged on a device of the type {kind!r}, which is not here to make its "
+            "tensors again",
+            hint="Verify it where there is one, or check digests only (--sample 0)",
+        ) from error
+
+
 def _recompute(
     plan: MergePlan,
     record: Mapping[str, Any],
@@ -251,6 +271,7 @@ def _recompute(
         threads=threads or default_threads(),
         digest=False,
         nan=record["sources"].get("nan", "refuse"),
+        device=_device(model, record),
         progress=progress,
     )
     names = {output.name for output in chosen}

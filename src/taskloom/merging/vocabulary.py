@@ -22,6 +22,7 @@ from taskloom.errors import CheckpointError, MissingExtra, PlanError
 from taskloom.lazy import Tensor, torch
 from taskloom.store.access import info_of, row_range
 from taskloom.store.atomic import write_json
+from taskloom.store.cache import canonical_digest
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.digest import combine_digests, tensor_bytes
 from taskloom.store.header import strict_json
@@ -315,6 +316,17 @@ class AlignedCheckpoint:
         """The inner checkpoint's directory, if it has one."""
         found: Path | None = getattr(self._inner, "path", None)
         return found
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files of the inner checkpoint, if it has any."""
+        return tuple(getattr(self._inner, "files", ()))
+
+    @property
+    def placement(self) -> str:
+        """SHA-256 of where rows are placed: what its tensors are beside its files."""
+        places = hashlib.sha256(np.ascontiguousarray(self._places, dtype="<i8").tobytes())
+        return canonical_digest([sorted(self._names), places.hexdigest()])
 
     @property
     def aliases(self) -> Mapping[str, str]:

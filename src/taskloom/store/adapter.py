@@ -92,6 +92,12 @@ class AdapterCheckpoint:
         return self._path
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Weights and configuration of the adapter, then the base's files; none if those are none."""
+        below: tuple[Path, ...] = getattr(self._base, "files", ())
+        return (*self._weights.files, self._config.path, *below) if below else ()
+
+    @property
     def base(self) -> Checkpoint:
         """The weights below the adapter."""
         return self._base

@@ -50,6 +50,10 @@ def local_path(url: str) -> Path | None:
     return Path(rest) if protocol.lower() in _LOCAL else None
 
 
+def _without_password(url: str) -> str:
+    return re.sub(r"://[^/@:]*:[^/@]*@", "://", url)
+
+
 @dataclass(frozen=True)
 class _File:
     """One object: its address and what changes when it is written again."""
@@ -82,7 +86,7 @@ class RemoteCheckpoint:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._label = re.sub(r"://[^/@:]*:[^/@]*@", "://", self._url)  # no password in messages
+        self._label = _without_password(self._url)
         self._files: dict[str, _File] = {}
         self._offsets: dict[str, int] = {}
         self._tensors: dict[str, TensorInfo] = {}
@@ -115,6 +119,15 @@ class RemoteCheckpoint:
         """
         folder = self._url.rpartition("/")[0] if self._url.endswith(".safetensors") else self._url
         return fetch_small(folder, is_template)
+
+    @property
+    def objects(self) -> list[dict[str, str | int]]:
+        """The weight objects: ``url`` without a password, ``bytes``, and the store's own ``mark``."""
+        files = {file.url: file for file in self._files.values()}
+        return [
+            {"url": _without_password(file.url), "bytes": file.size, "mark": file.mark}
+            for file in files.values()
+        ]
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         """Return a tensor, or the given rows along axis 0; only their bytes are transferred.

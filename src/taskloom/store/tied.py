@@ -54,6 +54,11 @@ class TiedCheckpoint:
         return found
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files of the inner checkpoint, if it has any."""
+        return tuple(getattr(self._inner, "files", ()))
+
+    @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """The inner checkpoint's, without repetitions."""
         return MappingProxyType(self._tensors)
