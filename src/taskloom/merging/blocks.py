@@ -255,8 +255,7 @@ def _row_limit(sizes, n, most, rank, guess):
 
     Counts what lies above a number and closes in on the wanted one, by straight lines in value or, now
     and then, by halves in bits. Every count is one pass of vector code over a row in the first cache
-    level, and five or so are enough from a good guess, which costs less than to sort or to count bins.
-    ``guess`` decides about time only.
+    level. ``guess`` decides about time only.
     """
     low, low_count = np.uint32(0), np.int64(n)
     high, high_count = most, np.int64(0)
