@@ -64,7 +64,7 @@ class Elsewhere(TorchFunctionMode):
         cpu = torch.device("cpu")
         args = tuple(cpu if a is wanted else a for a in args)
         kwargs = {k: cpu if k == "device" else v for k, v in kwargs.items()}
-        return ("far" if torch.device(wanted) == self.device else "cpu"), args, kwargs
+        return ("far" if torch.device(wanted).type == self.device.type else "cpu"), args, kwargs
 
     def _copy(self, into, source, non_blocking=False):
         if isinstance(into, Far) != isinstance(source, Far):

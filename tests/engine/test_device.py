@@ -334,6 +334,28 @@ class TestAsked:
         assert device.suited("cuda", None) == 4 * device.SLICE
         assert device.suited("cuda", 400) == device.suited("cpu", 400) == 400
 
+    def test_a_merge_to_disk_and_back(self, pools, tmp_path, monkeypatch):
+        """The record names the device and its slices, and verify goes the same way."""
+        base, paths = pools["bf16"]
+        asked = []
+        for place in ("api", "verify"):
+            name = {"api": "check_device", "verify": "usable"}[place]
+            monkeypatch.setattr(
+                f"taskloom.merging.{place}.{name}", lambda d, **_: asked.append(d) or str(d)
+            )
+        taskloom.merge_files(base, paths, "ties", tmp_path / "cpu", threads=1)
+        with elsewhere.Elsewhere("xpu:0"):
+            how = {"device": "xpu:0", "threads": 1, "slice_bytes": 400}
+            report = taskloom.merge_files(base, paths, "ties", tmp_path / "far", **how)
+            record = json.loads((tmp_path / "far" / "taskloom.json").read_text())
+            assert record["device"] == {"type": "xpu", "slice_elements": 100}
+            found = taskloom.verify(tmp_path / "far", everything=True, threads=1)
+        assert asked == ["cpu", "xpu:0", "xpu"]
+        assert len(found.recomputed) == 7
+        plain = json.loads((tmp_path / "cpu" / "taskloom.json").read_text())
+        assert plain["outputs"]["digest"] == report.digest
+        assert "device" not in plain
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_nothing_is_made(self, pools, tmp_path):
         base, paths = pools["bf16"]

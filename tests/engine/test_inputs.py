@@ -268,7 +268,7 @@ class TestVerify:
             pytest.skip("there is one")
         merged(pool, tmp_path / "out")
         path = tmp_path / "out" / "taskloom.json"
-        found = record(tmp_path / "out") | {"device": {"type": "cuda", "name": "a card"}}
+        found = record(tmp_path / "out") | {"device": {"type": "cuda", "slice_elements": 64}}
         path.write_text(json.dumps(found))
         with pytest.raises(PlanError, match=r"merged on a device of the type 'cuda'.*--sample 0"):
             verify(tmp_path / "out")

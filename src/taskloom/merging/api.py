@@ -317,7 +317,7 @@ def write_merged(
     run = replace(options or Options(threads=default_threads()), digest=digests != "none")
     inputs = InputDigests(plan, wanted=digests == "all", threads=run.threads, forks=run.workers > 1)
     if run.device != "cpu":
-        record["device"] = describe(run.device)
+        record["device"] = describe(run.device, plan)
 
     def finish(folder: Path, built: Built) -> None:
         cost = {

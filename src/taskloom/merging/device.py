@@ -10,8 +10,9 @@ come back with the result, so that nothing waits for them.
 The steps are the plain ones (`taskloom.merging.plain`), in float32, or float64 where they or a source
 ask for it. On ``cpu`` they give the bytes of the plain steps. On a GPU, steps that work entry by entry
 are single IEEE operations; sums whose order torch chooses (norms, matrix products, decompositions) may
-round otherwise. Random numbers are made on the CPU. Thresholds of whole models are found by histograms
-that the device counts, in integers; inner products are added in float64 in the order of the CPU.
+round otherwise. Random numbers are made on the CPU, and the thresholds of rows are found there.
+Thresholds of whole models are found by histograms that the device counts, in integers; inner products
+are added in float64 in the order of the CPU.
 """
 
 from __future__ import annotations
@@ -115,10 +116,16 @@ def suited(device: str, chosen: int | None) -> int | None:
     return 4 * SLICE if chosen is None and device != "cpu" else chosen
 
 
-def describe(name: str) -> dict[str, str]:
-    """Return what a merge records of its device: its type and, of a GPU, its name."""
+def describe(name: str, plan: MergePlan) -> dict[str, str | int]:
+    """Return what a merge records of its device, on which sums may depend.
+
+    Returns
+    -------
+    dict
+        ``type``, ``slice_elements`` and, of a GPU, its ``name``.
+    """
     device = torch.device(name)
-    told = {"type": device.type}
+    told: dict[str, str | int] = {"type": device.type, "slice_elements": plan.elements}
     if device.type == "cuda":
         told["name"] = torch.cuda.get_device_name(device)
     return told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,11 +267,14 @@ def _recompute(
         chosen = draw.sample(list(chosen), min(sample, len(chosen)))
     if not chosen:
         return ()
+    device = _device(model, record)
+    if device != "cpu":
+        plan = replace(plan, elements=record["device"]["slice_elements"])
     options = Options(
         threads=threads or default_threads(),
         digest=False,
         nan=record["sources"].get("nan", "refuse"),
-        device=_device(model, record),
+        device=device,
         progress=progress,
     )
     names = {output.name for output in chosen}
