@@ -6,18 +6,21 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 import taskloom
 from taskloom.errors import CheckpointError, IntegrityError, OutputError, PlanError
 from taskloom.merging import inputs
+from taskloom.merging.build import _marks
 from taskloom.merging.engine import Options
 from taskloom.merging.plan import plan_program
 from taskloom.merging.processes import FORKING
 from taskloom.merging.program import program_of
 from taskloom.merging.recipe import Recipe
 from taskloom.merging.verify import verify
+from taskloom.merging.vocabulary import AlignedCheckpoint
 from taskloom.store.adapter import AdapterCheckpoint
 from taskloom.store.pool import open_pool
 
@@ -279,3 +282,45 @@ def test_options_say_where_steps_run():
     assert not Options().by_device
     assert Options(device="cuda").by_device
     assert Options(device_path=True).by_device
+
+
+class TestStores:
+    @pytest.fixture
+    def url(self, pool):
+        """The base as an object of a store."""
+        fsspec = pytest.importorskip("fsspec")
+        store = fsspec.filesystem("memory")
+        store.pipe("/inputs/base/model.safetensors", (pool[0] / "model.safetensors").read_bytes())
+        yield "memory://inputs/base"
+        store.rm("/inputs", recursive=True)
+
+    def test_an_object_is_known_by_the_mark_of_its_store(self, pool, tmp_path, url, hashed):
+        taskloom.merge_files(url, pool[1], "task_arithmetic", tmp_path / "out")
+        (entry,) = (e for e in record(tmp_path / "out")["inputs"] if "objects" in e)
+        (found,) = entry["objects"]
+        assert found["url"] == "memory://inputs/base/model.safetensors"
+        assert found["bytes"] == (pool[0] / "model.safetensors").stat().st_size
+        assert found["mark"]
+        assert entry["files"] == []
+        assert "digest" not in entry  # that would read all of it once more
+        assert sorted(hashed) == ["e1", "e2"]
+        assert verify(tmp_path / "out").notes == ()
+
+    def test_an_object_that_was_written_again(self, pool, tmp_path, url):
+        import fsspec
+
+        taskloom.merge_files(url, pool[1], "task_arithmetic", tmp_path / "out")
+        data = (pool[0] / "model.safetensors").read_bytes()
+        fsspec.filesystem("memory").pipe("/inputs/base/model.safetensors", data)
+        with pytest.raises(IntegrityError, match="the objects are not those that were merged"):
+            verify(tmp_path / "out", sample=0)
+
+
+def test_rows_placed_otherwise_are_another_input(pool):
+    """Of one file and two vocabularies, a merge that was interrupted must not go on."""
+    inner = open_pool(None, [pool[0]]).experts[0].checkpoint
+    rows = [np.arange(17), np.arange(17), np.arange(17)[::-1]]
+    made = [AlignedCheckpoint(inner, ["matrix"], places, None) for places in rows]
+    assert made[0].files == inner.files
+    assert made[0].placement == made[1].placement != made[2].placement
+    assert _marks(made[0]) == _marks(made[1]) != _marks(made[2])
