@@ -158,3 +158,8 @@ def test_versions_are_of_this_environment():
     found = numeric_versions()
     assert found["torch"] == str(torch.__version__).split("+")[0] or found["torch"] == torch.__version__
     assert {"numpy", "scikit-learn", "transformers"} <= set(found)
+
+
+def test_an_extra_that_is_not_used_is_no_part_of_a_key():
+    assert "peft" not in numeric_versions()
+    assert "peft" in numeric_versions("peft")

@@ -15,7 +15,7 @@ from taskloom.runs.workspace import Workspace, numeric_versions
 def versions() -> dict[str, str]:
     """Return the installed version of every package that can change a number."""
     found = {"python": platform.python_version()}
-    for package in ("taskloom", "safetensors"):
+    for package in ("taskloom", "safetensors", "peft"):
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found | numeric_versions()

@@ -87,6 +87,7 @@ def tune(reader: Reader, head: Head, data: TaskData, options: TrainOptions) -> T
     """Train an expert of the reader's base in the cache, or find it there."""
     if options.max_length is None:
         options = options.model_copy(update={"max_length": reader.options.max_length})
+    used = [need for need in get("train", options.method).needs if need == "peft"]
     return train_expert(
         reader.encoder.directory,
         head,
@@ -94,6 +95,6 @@ def tune(reader: Reader, head: Head, data: TaskData, options: TrainOptions) -> T
         (data.validation.inputs, data.validation.labels),
         options,
         cache=cache_root() / "experts",
-        key_extra={"task": data.digest, "versions": numeric_versions()},
+        key_extra={"task": data.digest, "versions": numeric_versions(*used)},
         progress=reader.progress,
     )

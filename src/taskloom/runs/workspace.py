@@ -149,10 +149,13 @@ class Workspace:
 
 
 @cache
-def numeric_versions() -> dict[str, str]:
-    """Return the installed versions of the packages that compute what is stashed."""
+def numeric_versions(*more: str) -> dict[str, str]:
+    """Return the installed versions of the packages that compute what is stashed, and of ``more``.
+
+    Extras that happen to be installed are not among them: installing one must not undo a cache.
+    """
     found = {}
-    for package in ("torch", "numpy", "scipy", "scikit-learn", "transformers", "tokenizers", "peft"):
+    for package in ("torch", "numpy", "scipy", "scikit-learn", "transformers", "tokenizers", *more):
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
