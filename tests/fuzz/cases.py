@@ -7,15 +7,17 @@ time are bounded, and the only exception is a `CheckpointError`.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import io
 import json
 import os
 import resource
 import shutil
 import signal
 import struct
-import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 from hypothesis import strategies as st
@@ -35,32 +37,36 @@ SECONDS = 10
 
 # ---- the watch
 
-_watched: list[Path] = []
-_strays: list[str] = []
-
-
-def _audit(event, arguments):
-    if not _watched or event not in ("open", "os.listdir", "os.scandir"):
-        return
-    path = arguments[0]
-    if isinstance(path, str | bytes | os.PathLike):
-        real = Path(os.path.realpath(os.fsdecode(path)))
-        if not real.is_relative_to(_watched[0]):
-            _strays.append(str(real))
-
-
-sys.addaudithook(_audit)
-
 
 @contextlib.contextmanager
 def watching(folder):
-    """Within the block, files outside of ``folder`` are noted when they are opened."""
-    _strays.clear()
-    _watched.append(Path(os.path.realpath(folder)))
-    try:
-        yield _strays
-    finally:
-        _watched.clear()
+    """Within the block, the files and folders outside of ``folder`` that Python code opens are noted.
+
+    By standing in front of the functions, not by an audit hook: a hook cannot be taken away again, and
+    before Python 3.12 threads that start while one is installed may fail under coverage.
+    """
+    home, strays = Path(os.path.realpath(folder)), []
+
+    def noting(function):
+        def noted(path=".", *arguments, **options):
+            if isinstance(path, str | bytes | os.PathLike):
+                real = Path(os.path.realpath(os.fsdecode(path)))
+                if not real.is_relative_to(home):
+                    strays.append(str(real))
+            return function(path, *arguments, **options)
+
+        return noted
+
+    with contextlib.ExitStack() as stack:
+        for module, name in (
+            (builtins, "open"),
+            (io, "open"),
+            (os, "open"),
+            (os, "listdir"),
+            (os, "scandir"),
+        ):
+            stack.enter_context(mock.patch.object(module, name, noting(getattr(module, name))))
+        yield strays
 
 
 @contextlib.contextmanager
