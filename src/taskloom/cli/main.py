@@ -90,7 +90,7 @@ def taskloom(ctx: click.Context, debug: bool, quiet: bool) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     # Before torch is imported: its idle threads sleep. Where processors are shared, threads that spin
-    # for one another make short batches several times slower; where they are not, it costs a few per cent.
+    # for one another make short batches several times slower; where they are not, it costs a little.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(invoke(sys.argv[1:] if args is None else list(args)))
 
