@@ -245,6 +245,23 @@ def load_plan(source: str | Path | Mapping[str, Any]) -> tuple[Plan, str]:
         return plan, yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
     path = Path(source)
     where = f"plan {str(path)!r}"
+    content, text = read_yaml(path, where)
+    return check_plan(content, where), text
+
+
+def read_yaml(path: Path, where: str) -> tuple[Any, str]:
+    """Read a YAML file in which no key may be given twice; return its content and its text.
+
+    Parameters
+    ----------
+    where
+        What it is, for messages.
+
+    Raises
+    ------
+    PlanError
+        The file is missing, not UTF-8 or not YAML.
+    """
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -254,7 +271,7 @@ def load_plan(source: str | Path | Mapping[str, Any]) -> tuple[Plan, str]:
         raise PlanError(message, hint="Save it as UTF-8") from None
     except OSError as error:
         raise PlanError(f"{where} cannot be read: {error.strerror}", hint="Give a YAML file") from None
-    return check_plan(_parsed(text, where), where), text
+    return _parsed(text, where), text
 
 
 def _parsed(text: str, where: str) -> Any:
