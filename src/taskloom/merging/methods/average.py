@@ -18,5 +18,18 @@ def average(*, weights: Weights | None = None) -> Chain:
 
     Paper and released code agree (a plain mean over every key of the state dict). We average floating
     point tensors only and copy integer ones. Heads are not part of the encoder and stay per task.
+
+    Equation
+    --------
+    θ = Σₖ wₖ θₖ / Σₖ wₖ
+
+    When to use
+    -----------
+    Fine-tunes of one task from one start; as the baseline that any other method has to beat.
+
+    When not
+    --------
+    Experts of many different tasks, of which each counts 1/K only; ingredients of unlike quality
+    (``greedy_soup`` leaves bad ones out).
     """
     return chain(mean(weights=weights), space="weight")

@@ -36,6 +36,20 @@ def breadcrumbs(
     The paper's symbols count the masked shares (gamma on top, beta below), the released code and we
     count removed and kept ones. mergekit ranks whole tensors (``scope="tensor"``) and loses every
     tensor in which ``int(n * remove)`` is 0; we do not copy that.
+
+    Equation
+    --------
+    θ = θ₀ + λ Σₖ mₖ ⊙ τₖ
+    mₖ = 1 at ranks int(γn) + 1 to int(γn) + int(βn) of |τₖ| in its row of n;   γ = remove, β = density
+
+    When to use
+    -----------
+    Several tasks, no data, one read: both the outliers and the tiny changes of every row go.
+
+    When not
+    --------
+    Experts whose skill sits in few large changes, which are cut first; rows shorter than 1 / density, of
+    which nothing is kept.
     """
     return chain(cut(remove, scope), keep(density, scope), optionally(weights), total(), scaled(scale))
 
@@ -58,6 +72,19 @@ def breadcrumbs_ties(
     The combination is mergekit's and has no paper of its own. There ``weights`` enter the vote, a tie
     counts as positive, whole tensors are ranked, and the mean is replaced by a sum unless
     ``normalize`` is set; here weights enter the mean only, as in ``ties``.
+
+    Equation
+    --------
+    τ̂ₖ = mₖ ⊙ τₖ as in breadcrumbs;   g = sign Σₖ τ̂ₖ
+    θ = θ₀ + λ mean{τ̂ₖ : sign τ̂ₖ = g}, entry by entry
+
+    When to use
+    -----------
+    As ``breadcrumbs``, where experts disagree about signs.
+
+    When not
+    --------
+    As ``breadcrumbs``; and there is no paper whose results it could be held against.
     """
     head = chain(cut(remove, scope), keep(density, scope))
     return chain(head, elect("zero"), mean("kept", weights), scaled(scale))

@@ -38,6 +38,19 @@ def cabs(
     than m, as ``trailing="drop"`` does, tensors shorter than m included. The 7B script lets two experts
     overlap where n is at least m / 2; we do not, and the later expert has fewer. An entry that
     is 0 stays free for the next expert.
+
+    Equation
+    --------
+    bₖ marks the n largest |τₖ| of every m entries, of those that no bⱼ, j < k, marks
+    θ = θ₀ + λ Σₖ wₖ bₖ ⊙ τₖ
+
+    When to use
+    -----------
+    Few experts of known importance, the most important first: none overwrites another.
+
+    When not
+    --------
+    More than m / n experts, as nothing is left for the last ones; where the order must not matter.
     """
     return chain(exclusive_blocks(n, m, trailing), optionally(weights), total(), scaled(scale))
 
@@ -54,5 +67,18 @@ def cabs_unstructured(
     As ``cabs`` without blocks: each expert keeps ``int(density * n)`` of the n changes of a tensor. The
     released code keeps what is strictly above the next smaller magnitude, one fewer or, with equal
     magnitudes, less. One tensor at a time is in memory as a whole.
+
+    Equation
+    --------
+    bₖ marks the int(d · n) largest |τₖ| of a tensor, of those that no bⱼ, j < k, marks;   d = density
+    θ = θ₀ + λ Σₖ wₖ bₖ ⊙ τₖ
+
+    When to use
+    -----------
+    As ``cabs``, where changes need not be spread evenly over a tensor.
+
+    When not
+    --------
+    More than 1 / density experts; where the order must not matter.
     """
     return chain(exclusive(density), optionally(weights), total(), scaled(scale))

@@ -49,6 +49,20 @@ def checkpoint_average(
         Share of the snapshots that ``"swa"`` leaves out.
     decay
         Of ``"ema"``, per snapshot.
+
+    Equation
+    --------
+    last:  θ = (1/k) Σ θₛ over the last k of the S snapshots
+    swa:   θ = mean of θₛ over those after the share `start` of the run
+    ema:   e₁ = θ₁,  eₛ = d eₛ₋₁ + (1 − d) θₛ,  θ = e_S
+
+    When to use
+    -----------
+    Snapshots of one run at a constant or high learning rate.
+
+    When not
+    --------
+    Experts of different tasks; runs whose learning rate has decayed to nothing have little to gain.
     """
     step = average_snapshots(over, last=last, start=start, decay=decay)
     return chain(step, space="weight")

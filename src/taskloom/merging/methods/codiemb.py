@@ -31,5 +31,18 @@ def codiemb(
     The paper's abstract says that weights come from each parameter's deviation from its start, and
     its released code (youtu-embedding) has no fusion: the formula, its power and the scope are our
     reading. ``power=0`` is the plain average; ``power=2, scope="model"`` is ``metagpt``.
+
+    Equation
+    --------
+    θ = θ₀ + Σₖ wₖ τₖ,   wₖ = ‖τₖ‖^q / Σⱼ ‖τⱼ‖^q in every tensor,   q = power
+
+    When to use
+    -----------
+    Checkpoints of one run, or of alike runs, that lean to different tasks.
+
+    When not
+    --------
+    Experts trained for unlike lengths, the longest of which dominates; where the paper's own formula is
+    needed, which is not public.
     """
     return chain(weigh_by_size(power, scope), total())

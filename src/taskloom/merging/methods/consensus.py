@@ -30,6 +30,19 @@ def consensus(*, least: Least = 2, threshold: Thresholds = 0.4, scale: Scalar = 
 
     The paper takes the thresholds that were best for each task and picks the scale from 0.05, 0.1, ...,
     1, both on validation, as its released code does; 0.4 and 0.3 are defaults of ours.
+
+    Equation
+    --------
+    τ = Σₖ τₖ,   mₖ = 1[|τₖ| > t |τ − τₖ|],   t = threshold
+    θ = θ₀ + λ 1[Σₖ mₖ ≥ least] ⊙ τ
+
+    When to use
+    -----------
+    One model for many tasks, without data: what only one task uses is noise to the others.
+
+    When not
+    --------
+    Two experts, of which little but the intersection is left.
     """
     masks = parts(threshold=threshold)
     return chain(masks, used(least), scaled(scale), experts=(max(1, least), None))
@@ -49,6 +62,19 @@ def consensus_ties(
     As ``consensus``, with the sum of what TIES leaves in place of the sum of the task vectors; masks
     compare it with the whole task vectors, as in the released code. ``variant="released"`` trims and
     breaks ties as that code does (see ``ties``).
+
+    Equation
+    --------
+    τ = Σ of what agrees after TIES' trim and election,   mₖ = 1[|τₖ| > t |τ − τₖ|],   t = threshold
+    θ = θ₀ + λ 1[Σₖ mₖ ≥ least] ⊙ τ
+
+    When to use
+    -----------
+    As ``consensus``, where signs conflict too.
+
+    When not
+    --------
+    Two experts; where three reads are two too many.
     """
     masks = parts(threshold=threshold, over="ties", density=density, variant=variant)
     return chain(masks, used(least), scaled(scale), experts=(max(1, least), None))

@@ -28,6 +28,19 @@ def dare_linear(
 
     Every expert has its own mask. The paper always rescales; the released script rescales only when
     told to (``rescale=False`` here), and mergekit scales to the L1 norm before the drop instead.
+
+    Equation
+    --------
+    τ̂ₖ = bₖ ⊙ τₖ / (1 − p),   bₖ = 0 with probability p, entry by entry
+    θ = θ₀ + λ Σₖ wₖ τ̂ₖ
+
+    When to use
+    -----------
+    Large models with small, redundant changes; task vectors that are to be stored sparse.
+
+    When not
+    --------
+    Large changes, or small models at p = 0.9: the result then depends on the seed.
     """
     return chain(drop(p, rescale=rescale, seed=seed), task_arithmetic(scale=scale, weights=weights))
 
@@ -47,6 +60,19 @@ def dare_ties(
 
     ``density`` below 1 trims what survived the drop, as the paper's script does with its TIES
     merger (its trim keeps 0.2); at 1 nothing more is trimmed, as in mergekit's ``dare_ties``.
+
+    Equation
+    --------
+    τ̂ₖ = bₖ ⊙ τₖ / (1 − p),   g = sign Σₖ τ̂ₖ
+    θ = θ₀ + λ mean{τ̂ₖ : sign τ̂ₖ = g}, entry by entry
+
+    When to use
+    -----------
+    As ``dare_linear``, where experts disagree about signs.
+
+    When not
+    --------
+    As ``dare_linear``; at p = 0.9 few entries meet another expert's, so there is little to elect.
     """
     head = drop(p, rescale=rescale, seed=seed)
     return chain(head, ties(density=density, scale=scale, weights=weights, scope=scope))

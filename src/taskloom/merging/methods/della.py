@@ -34,6 +34,20 @@ def della(
 
     Defaults are those of the released README (drop 0.3, window 0.14 = 2 epsilon, scale 1.1).
     mergekit's epsilon is half the window too; it rescales to the L1 norm of the tensor instead.
+
+    Equation
+    --------
+    πᵣ = d − ε + 2ε (r − 1) / (n − 1) for the entry of rank r by |τₖ| in its row;   d = density
+    τ̂ₖ = bₖ ⊙ τₖ / π,   bₖ = 1 with probability π;   g = sign Σₖ wₖ τ̂ₖ
+    θ = θ₀ + λ Σ wₖ τ̂ₖ / Σ wₖ over the k with sign τ̂ₖ = g
+
+    When to use
+    -----------
+    As DARE, where the size of a change says something about its worth.
+
+    When not
+    --------
+    Where the result must not depend on a seed.
     """
     head = drop_by_rank(density, epsilon, rescale=rescale, seed=seed)
     return chain(head, elect("plus", weights), mean("kept", weights), scaled(scale))
@@ -53,6 +67,19 @@ def della_linear(
 
     The drop is that of ``della``. The released ``della_noelect`` still elects signs; this does not, as
     mergekit's ``della_linear`` does not.
+
+    Equation
+    --------
+    πᵣ = d − ε + 2ε (r − 1) / (n − 1),   τ̂ₖ = bₖ ⊙ τₖ / π as in della
+    θ = θ₀ + λ Σₖ wₖ τ̂ₖ
+
+    When to use
+    -----------
+    As ``della``, where experts hardly disagree about signs.
+
+    When not
+    --------
+    Where the result must not depend on a seed.
     """
     head = drop_by_rank(density, epsilon, rescale=rescale, seed=seed)
     return chain(head, optionally(weights), total(), scaled(scale))

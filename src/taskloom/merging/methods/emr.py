@@ -22,10 +22,24 @@ def emr(*, task: str | None = None, variant: Sizes = "paper") -> Chain:
 
     - ``variant="paper"`` takes ``l_t = sum |tau_t| / sum |M_t tau|`` over the model.
     - ``"released"`` (the authors' code) adds up the means of tensors, so that a bias counts as much as a
-      matrix. Both elect the negative sign where the sum is 0. Where nothing agrees l_t is 0, not 0/0.
+      matrix; its script for 30 models takes one flat vector, which is the paper's. Both elect the
+      negative sign where the sum is 0. Where nothing agrees l_t is 0, not 0/0.
 
     ``taskloom.merge_parts`` keeps the parts of all tasks in one folder: a vector, a bit per entry and
     task, a number per task.
+
+    Equation
+    --------
+    g = sign Σₖ τₖ,   τ = g ⊙ max{|τₖ| : sign τₖ = g},   Mₖ = 1[τₖ ⊙ g > 0],   lₖ = Σ|τₖ| / Σ|Mₖ ⊙ τ|
+    model of task k:  θ₀ + lₖ Mₖ ⊙ τ
+
+    When to use
+    -----------
+    The task of an input is known, and a bit per weight and task may be kept: no data, nothing to tune.
+
+    When not
+    --------
+    One model for all tasks.
     """
     return chain(elect_largest(None if task is None else variant), take(task))
 

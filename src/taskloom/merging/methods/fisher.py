@@ -31,7 +31,7 @@ def fisher(
     (``taskloom collect fisher``). Tensors without one (running means of normalisation layers) are
     averaged plainly.
 
-    - ``weights`` are the paper's lambda: chosen on validation among 50 values for pairs, else given.
+    - ``weights`` are the paper's lambda, chosen on validation; the released script tries 51 for a pair.
     - ``normalize`` divides each Fisher by its norm over the whole model, as released code does unless
       told not to; the equation as printed does not.
     - The floor keeps entries that no example touched from 0/0. ``variant="released"`` floors the first
@@ -48,6 +48,18 @@ def fisher(
         Smallest Fisher of an entry.
     variant
         Whose Fisher is floored, and how.
+
+    Equation
+    --------
+    θ = Σₖ wₖ Fₖ ⊙ θₖ / Σₖ wₖ Fₖ,   Fₖ = meanₓ E_y (∂ log pₖ(y|x) / ∂θ)²
+
+    When to use
+    -----------
+    Unlabeled inputs of every task and classifiers with few classes.
+
+    When not
+    --------
+    No inputs; very many classes, each of which is a backward pass per example.
     """
     step = mean_by_fisher(weights, floor=floor, floored=_FLOORED[variant], normalize=normalize)
     return chain(step, space="weight", otherwise=chain(mean(weights=weights), space="weight"))

@@ -37,6 +37,18 @@ def graft(*, overlap: Literal["mean", "sum"] = "mean", scale: Scalar = 1.0) -> C
         What becomes of an entry that several masks hold.
     scale
         Factor of what is grafted.
+
+    Equation
+    --------
+    θ = θ₀ + λ Σₖ mₖ ⊙ τₖ;   where several mₖ are 1 the mean of their τₖ
+
+    When to use
+    -----------
+    To find where in a model a skill sits, or to move it with as few changed weights as possible.
+
+    When not
+    --------
+    No labels; experts whose skill is spread out, as it is after training by AdamW.
     """
     nothing = chain(total(), scaled(0.0))
     return chain(mask_mean(overlap), scaled(scale), otherwise=nothing)

@@ -24,5 +24,18 @@ def greedy_soup(*, ingredients: tuple[str, ...] = ()) -> Chain:
     ----------
     ingredients
         Names of the experts that are averaged.
+
+    Equation
+    --------
+    models by their validation score, best first;   S = {best}
+    S ← S ∪ {m} if score(mean of S ∪ {m}) ≥ score(mean of S);   θ = mean of S
+
+    When to use
+    -----------
+    Many fine-tunes of one task and labels that were held out.
+
+    When not
+    --------
+    Experts of different tasks, unless one score stands for all; no labels.
     """
     return chain(pick_mean(ingredients), space="weight")

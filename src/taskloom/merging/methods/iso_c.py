@@ -31,5 +31,17 @@ def iso_c(
     Paper and released code take all min(rows, columns) directions. Where the sum has a lower rank, as
     with LoRA experts, those beyond it are arbitrary and would get the full weight s; here directions
     and mean are of the numerical rank only, which leaves the sum of singular values what it was.
+
+    Equation
+    --------
+    Σₖ τₖ = U S Vᵀ,   θ = θ₀ + λ s̄ U Vᵀ,   s̄ = mean of S;   matrix by matrix
+
+    When to use
+    -----------
+    One model for several tasks from full fine-tunes, without data.
+
+    When not
+    --------
+    Models whose skill is not in matrices; large vocabularies that are not named in ``skip``.
     """
     return chain(flatten(), scaled(scale), otherwise=chain(mean(), scaled(scale)), only=is_matrix(skip))

@@ -37,6 +37,19 @@ def iso_cts(
     would get arbitrary companions at full weight: refused, or shared with ``duplicates="share"``, as
     in ``tsv_merge``. Directions beyond the numerical rank are left out, as in ``iso_c``; and where
     rounding up would give the tasks more directions than there are, they get as many as there are.
+
+    Equation
+    --------
+    U_c: the leading share `common` of Σₖ τₖ;   Uₖ: the leading directions of (I − U_c U_cᵀ) τₖ
+    θ = θ₀ + λ s̄ U⊥ V⊥ᵀ,   U⊥ the orthonormal matrix closest to [U₁ … U_K U_c],   V⊥ likewise
+
+    When to use
+    -----------
+    As ``iso_c``, with many tasks.
+
+    When not
+    --------
+    Few tasks or small matrices, where hardly a direction is left for the tasks; equal experts.
     """
     return chain(
         flatten_common(common, duplicates),

@@ -27,5 +27,17 @@ def karcher(
     the exponential map of the mean tangent, fewer once that is shorter than ``tolerance``. The result
     gets the mean length of all experts. A tensor not longer than ``floor`` gives no direction
     (mergekit: its ``tol``), but counts in the mean length.
+
+    Equation
+    --------
+    θ = mean‖θₖ‖ · argmin over unit u of Σₖ angle(u, θₖ)²,   tensor by tensor
+
+    When to use
+    -----------
+    Models of one architecture that lie far apart, whose average would be too short.
+
+    When not
+    --------
+    Fine-tunes of one base, which are nearly parallel: it is the plain average, at a higher price.
     """
     return chain(sphere.karcher(iterations, tolerance, floor=floor), space="weight")

@@ -37,6 +37,18 @@ def lwptv(
     Of the paper we could read the abstract only (a saliency per task and layer, a 0/1 mask, any host),
     and found no code: its saliency is not known to us. Ours is the mean magnitude, share 1/3, so
     call results LwPTV-like. ``density`` is the host ``ties``' own.
+
+    Equation
+    --------
+    τ̂ₖ = τₖ, but 0 in the int(ρL) of L blocks with the smallest mean |τₖ|;   then the host;   ρ = share
+
+    When to use
+    -----------
+    Models that will meet other inputs than those they were tuned on, which is what the paper is about.
+
+    When not
+    --------
+    Where the paper's own saliency is needed; models of few blocks.
     """
     if host == "ties":
         tail = ties(density=density, scale=scale, weights=weights)

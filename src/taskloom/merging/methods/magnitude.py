@@ -28,5 +28,17 @@ def magnitude_pruning(
     ``int(density * n)`` changes of the n of a tensor survive, unscaled. The paper prunes one expert per
     tensor, and so does its released code (MergeLM), which drops ``int((1 - density) * n)`` and every
     change as small as the last of them; we keep exactly that many, the lower index first among equals.
+
+    Equation
+    --------
+    θ = θ₀ + λ Σₖ wₖ top(τₖ),   top keeps the int(d · n) largest magnitudes;   d = density
+
+    When to use
+    -----------
+    To prune the task vector of one expert; as the baseline of the methods that prune.
+
+    When not
+    --------
+    Many experts at scale 1, whose sum is too long.
     """
     return chain(keep(density, scope), optionally(weights), total(), scaled(scale))

@@ -28,5 +28,17 @@ def metagpt(*, scope: Literal["model", "tensor"] = "model", scale: Scalar = 1.0)
 
     No official code was found; a third party's takes the norms of the whole model, too.
     ``scope="tensor"`` takes them per tensor, which the paper does not do.
+
+    Equation
+    --------
+    θ = θ₀ + λ Σₖ lₖ τₖ,   lₖ = ‖τₖ‖² / Σⱼ ‖τⱼ‖² over the whole model
+
+    When to use
+    -----------
+    No data and no wish to search for a scale; experts that were trained alike.
+
+    When not
+    --------
+    Experts whose changes have unlike lengths: the longest takes nearly all.
     """
     return chain(weigh_by_size(2.0, scope), total(), scaled(scale))

@@ -31,6 +31,19 @@ def model_stock(
       experts of different tasks can be at an obtuse angle, and then t < 0 steps away from them.
     - ``variant="mergekit"`` counts products of two norms below 1e-6 as 1e-6, which shrinks t for
       small changes. FusionBench averages angles instead of cosines; we do not have that.
+
+    Equation
+    --------
+    c = mean of cos(τⱼ, τₖ) over pairs,   t = K c / (1 + (K − 1) c)
+    θ = t mean(θₖ) + (1 − t) θ₀,   tensor by tensor
+
+    When to use
+    -----------
+    Two or a few fine-tunes of one task from one base, without data.
+
+    When not
+    --------
+    Experts of different tasks: their cosines are near 0, so that the base comes out.
     """
     step = stock(scope, clamp=clamp, floor=1e-6 if variant == "mergekit" else 0.0)
     return chain(step, experts=(2, None))

@@ -33,5 +33,17 @@ def multislerp(
     ``space="weight"`` takes the models themselves and needs no base. Where |M| is below ``floor`` the
     vectors of two experts are averaged plainly; of more, refused, unless all are 0, which mergekit
     refuses too.
+
+    Equation
+    --------
+    u = Σₖ wₖ τₖ / ‖τₖ‖,   θ = θ₀ + (u / ‖u‖) Σₖ wₖ ‖τₖ‖,   tensor by tensor
+
+    When to use
+    -----------
+    Task vectors that are to keep their length while their directions are averaged.
+
+    When not
+    --------
+    Opposite task vectors, which have no mean direction.
     """
     return chain(mean_direction(weights, normalize=normalize, floor=floor), space=space)

@@ -21,5 +21,17 @@ def nearswap(*, t: Annotated[float, Field(ge=0)] = 1e-4) -> Chain:
 
     That is the task vector clipped to [-t, t]: entries that differ by less than t are the expert's,
     the others move by t. mergekit divides by at least 1e-6, which differs for t below that only.
+
+    Equation
+    --------
+    θ = θ₀ + clip(τ, −t, t)
+
+    When to use
+    -----------
+    The small differences of one expert, whole; of the large ones only a step.
+
+    When not
+    --------
+    Several experts; skills that need large changes.
     """
     return chain(clip(t), experts=(1, 1))

@@ -35,6 +35,19 @@ def nuslerp(
     ------
     PlanError
         Weights that sum to 0; mergekit takes t = 1/2 then.
+
+    Equation
+    --------
+    φ = angle(τ₁, τ₂),   t = w₂ / (w₁ + w₂)
+    θ = θ₀ + [sin((1 − t)φ) τ₁ + sin(tφ) τ₂] / sin φ
+
+    When to use
+    -----------
+    Exactly two experts, one weighted against the other, whose task vectors are to keep their length.
+
+    When not
+    --------
+    More than two experts (``multislerp``, ``karcher``).
     """
     total = weights[0] + weights[1]
     if abs(total) < 1e-6:

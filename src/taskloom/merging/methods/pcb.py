@@ -41,5 +41,19 @@ def pcb(
     ``variant="vision"`` is the file for vision models (``clamp=0.01`` there), which sums scaled
     magnitudes with their signs inside tanh; ``pcb_ES.py``, which sums tanh over pairs, is not here.
     A row of equal scores gives the base, not 0/0.
+
+    Equation
+    --------
+    Sₖ = exp(K aₖ²) ⊙ tanh(τₖ ⊙ Σⱼ τⱼ),   aₖ = |τ̃ₖ| scaled to [0, 1],   τ̃ₖ clamped at both ends
+    sₖ = Sₖ scaled to [0, 1], 0 but for the `ratio` that score highest
+    θ = θ₀ + λ Σₖ wₖ sₖ ⊙ τ̃ₖ / Σₖ sₖ
+
+    When to use
+    -----------
+    One model for several tasks, no data, entries weighted one by one.
+
+    When not
+    --------
+    Where five reads of every tensor are too many.
     """
     return chain(compete(ratio, clamp, weights, variant), scaled(scale))

@@ -41,6 +41,18 @@ def regmean(
         Factor of the Gram matrices' entries off the diagonal.
     ridge
         Added to their diagonals, relative to the mean of these.
+
+    Equation
+    --------
+    Wᵀ = (Σₖ cₖ Gₖ)⁻¹ Σₖ cₖ Gₖ Wₖᵀ for every linear layer,   Gₖ = mean x xᵀ of its inputs in expert k
+
+    When to use
+    -----------
+    Unlabeled inputs of every task; one model for experts of different tasks.
+
+    When not
+    --------
+    No inputs; very wide layers, whose Gram matrices take (inputs)² numbers each.
     """
     step = regress(weights, off_diagonal=off_diagonal, ridge=ridge)
     return chain(step, space="weight", otherwise=chain(mean(weights=weights), space="weight"))

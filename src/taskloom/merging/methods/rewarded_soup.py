@@ -29,5 +29,17 @@ def rewarded_soup(*, preference: Weights | None = None) -> Chain:
     ----------
     preference
         Weight of each expert, in pool order or by name; equal if None.
+
+    Equation
+    --------
+    θ = Σₖ wₖ θₖ,   Σₖ wₖ = 1
+
+    When to use
+    -----------
+    Experts tuned from one start for different rewards, where the preference is known only later.
+
+    When not
+    --------
+    Experts from different starts; tasks with heads of their own, where a preference means nothing.
     """
     return chain(mean(weights=preference), space="weight")

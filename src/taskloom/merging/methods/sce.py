@@ -35,5 +35,18 @@ def sce(
       everywhere.
 
     The default of ``select_topk`` is FuseChat's; released code and mergekit have 1.
+
+    Equation
+    --------
+    M marks the share q of entries that vary most over experts;   wₖ = ‖M ⊙ τₖ‖² / Σⱼ ‖M ⊙ τⱼ‖²
+    θ = θ₀ + Σ wₖ M ⊙ τₖ / Σ wₖ over the k with sign τₖ = sign Σⱼ τⱼ;   q = select_topk
+
+    When to use
+    -----------
+    Models of one base whose differences are wanted and whose agreement is not.
+
+    When not
+    --------
+    Experts that agree: what does not vary is dropped, equal experts give the base.
     """
     return fuse(select_topk, variant)

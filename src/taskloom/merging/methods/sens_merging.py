@@ -39,5 +39,17 @@ def sens_merging(*, temperature: Annotated[float, Field(gt=0)] = 1.0, scale: Sca
         Of the softmax; large makes all coefficients equal.
     scale
         Factor of the sum.
+
+    Equation
+    --------
+    θˡ = θ₀ˡ + λ Σₖ K sₖˡ τₖˡ,   sₖˡ = softmax over k of aₖˡ tₖ / T,   l the layer
+
+    When to use
+    -----------
+    Labeled examples of every task, and time for gradients.
+
+    When not
+    --------
+    No labels; experts without comparable outputs.
     """
     return chain(by_sensitivity(temperature), total(), scaled(scale))

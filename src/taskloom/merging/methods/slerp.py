@@ -20,5 +20,18 @@ def slerp(*, t: Scalar = 0.5, threshold: Annotated[float, Field(gt=0, le=1)] = 0
 
     Applied to whole weights, as mergekit and FusionBench do; above ``|cos| = threshold`` it is plain
     linear interpolation, which for two fine-tunes of one base is nearly everywhere.
+
+    Equation
+    --------
+    φ = angle(θ₁, θ₂)
+    θ = [sin((1 − t)φ) θ₁ + sin(tφ) θ₂] / sin φ
+
+    When to use
+    -----------
+    Exactly two models of one architecture that lie far apart.
+
+    When not
+    --------
+    Fine-tunes of one base, which are nearly parallel: it is the line between them; more than two models.
     """
     return chain(interpolate_sphere(t, threshold=threshold), space="weight", experts=(2, 2))

@@ -44,6 +44,19 @@ def tall_masks(
 
     ``taskloom.merge_parts`` keeps the parts of all tasks in one folder: a vector, and a bit per entry
     and task.
+
+    Equation
+    --------
+    τ = Σⱼ τⱼ,   mₖ = 1[|τₖ| > t |τ − τₖ|],   t = threshold
+    model of task k:  θ₀ + mₖ ⊙ τ
+
+    When to use
+    -----------
+    The task of an input is known, and a bit per weight and task may be kept.
+
+    When not
+    --------
+    One model for all tasks (``consensus``).
     """
     return chain(parts(threshold=threshold, over=over, density=density, variant=variant), take(task))
 

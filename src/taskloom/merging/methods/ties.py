@@ -37,6 +37,19 @@ def ties(
       the sign most entries elected, which costs one more read.
     - ``"mergekit"`` multiplies by ``weights`` before the vote, counts a tie as positive, and is meant
       to be used with ``scope="tensor"``; in the other variants ``weights`` enter the mean only.
+
+    Equation
+    --------
+    τ̂ₖ = τₖ on the share d of largest magnitudes, else 0;   g = sign Σₖ τ̂ₖ
+    θ = θ₀ + λ mean{τ̂ₖ : sign τ̂ₖ = g}, entry by entry
+
+    When to use
+    -----------
+    One model for several tasks whose changes conflict, without data.
+
+    When not
+    --------
+    LoRA experts (``knots``); layers with small changes, which a trim over the whole model may empty.
     """
     released = variant == "released"
     trim = keep(density, scope, extra=1 if released else 0) if density < 1 else chain()

@@ -36,6 +36,19 @@ def tsv_merge(
     numerical rank, which are arbitrary; we drop those. A matrix with a side shorter than K keeps
     nothing in the released code; here it gets the mean. Singular vectors come from float64 Gram
     matrices, exact for float32 weights to about 1e-6 of the largest entry.
+
+    Equation
+    --------
+    τₖ ≈ Uₖ Sₖ Vₖᵀ, the leading int(min(rows, columns) / K) triplets, matrix by matrix
+    θ = θ₀ + λ U⊥ diag(S₁ … S_K) V⊥ᵀ,   U⊥ the orthonormal matrix closest to [U₁ … U_K],   V⊥ likewise
+
+    When to use
+    -----------
+    One model for several tasks from full fine-tunes, without data.
+
+    When not
+    --------
+    Nearly equal experts; large vocabularies that are not named in ``skip``.
     """
     return chain(
         whiten(duplicates),
