@@ -9,7 +9,7 @@ import torch
 
 from taskloom.errors import PlanError
 from taskloom.merging.executor import execute, plan_merge
-from taskloom.runs import sweep
+from taskloom.runs import line, sweep
 from taskloom.runs.candidates import merge_digest, merged, pool_digest, singles
 from taskloom.runs.plan import Merge, _short_merge
 from taskloom.runs.workspace import Workspace
@@ -80,7 +80,7 @@ def test_the_line_through_base_and_unit_merge_equals_real_merges(tmp_path, short
         dict(execute(plan_merge(pool, sweep._at(what, bench, "scale", scale).chain))) for scale in SCALES
     ]
     calls = []
-    monkeypatch.setattr(sweep, "execute", lambda *a, **k: calls.append(1) or execute(*a, **k))
+    monkeypatch.setattr(line, "execute", lambda *a, **k: calls.append(1) or execute(*a, **k))
     quick = list(sweep._settings(pool, what, bench, "scale", SCALES))
     assert len(calls) == 1, "merged once"
     tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype != torch.bfloat16 else {"rtol": 1e-2, "atol": 1e-2}
@@ -95,7 +95,7 @@ def test_an_option_that_is_not_the_last_factor_is_merged_each_time(tmp_path, mon
     bench, what, pool = FakeBench(tmp_path), item({"ties": {}}), make_pool()
     assert not sweep._linear(what, bench, "density")
     calls = []
-    monkeypatch.setattr(sweep, "execute", lambda *a, **k: calls.append(1) or execute(*a, **k))
+    monkeypatch.setattr(line, "execute", lambda *a, **k: calls.append(1) or execute(*a, **k))
     assert len(list(sweep._settings(pool, what, bench, "density", [0.2, 0.5]))) == len(calls) == 2
 
 

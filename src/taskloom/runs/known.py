@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,6 @@ from taskloom.evaluation.data import TaskData
 from taskloom.learn.collect import collect
 from taskloom.learn.probe import Examples, Probe, Setting
 from taskloom.merging.soup import greedy_soup
-from taskloom.merging.statistics import Statistics
 from taskloom.store.pool import Expert, Pool
 from taskloom.store.statistic import Statistic, open_statistic
 
@@ -25,11 +26,24 @@ if TYPE_CHECKING:
 EXAMPLES = 256
 
 
-def statistics_for(pool: Pool, chain: Chain, bench: Bench) -> Statistics | None:
+@dataclass(frozen=True)
+class Sampling:
+    """On how many training examples, and with which options, a statistic is collected."""
+
+    examples: int = EXAMPLES
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def statistics_for(
+    pool: Pool,
+    chain: Chain,
+    bench: Bench,
+    how: Mapping[str, Sampling] = MappingProxyType({}),
+) -> Mapping[str, list[Statistic]] | None:
     """Collect what a chain needs of every expert, or take it from the stash; None if it needs nothing.
 
     With the defaults of the statistic, on at most 256 training examples of the expert's task, drawn
-    with the plan's seed.
+    with the plan's seed; unless ``how`` says otherwise of it, by its name.
 
     Raises
     ------
@@ -39,12 +53,15 @@ def statistics_for(pool: Pool, chain: Chain, bench: Bench) -> Statistics | None:
     kinds = [need.kind for need in chain.needs]
     if not kinds:
         return None
-    return {expert.name: [_one(pool, expert, kind, bench) for kind in kinds] for expert in pool.experts}
+    return {
+        expert.name: [_one(pool, expert, kind, bench, how.get(kind, Sampling())) for kind in kinds]
+        for expert in pool.experts
+    }
 
 
-def _one(pool: Pool, expert: Expert, kind: str, bench: Bench) -> Statistic:
+def _one(pool: Pool, expert: Expert, kind: str, bench: Bench, how: Sampling) -> Statistic:
     data = _task(expert, bench)
-    others = [e for e in pool.experts if e is not expert]
+    others = [e for e in pool.experts if e is not expert] if _compares(kind) else []
     key = [
         kind,
         expert.checkpoint.digest(),
@@ -53,7 +70,8 @@ def _one(pool: Pool, expert: Expert, kind: str, bench: Bench) -> Statistic:
         data.digest,
         bench.heads[data.task.name].digest(),
         bench.digest,
-        EXAMPLES,
+        how.examples,
+        dict(how.options),
     ]
     path = bench.workspace.entry("statistics", key, ".safetensors")
     if path.is_file():
@@ -69,17 +87,17 @@ def _one(pool: Pool, expert: Expert, kind: str, bench: Bench) -> Statistic:
     )
     seed = bench.plan.seed
     batches = Examples.of_task(
-        encoder, head, (data.train.inputs, data.train.labels), count=EXAMPLES, seed=seed
+        encoder, head, (data.train.inputs, data.train.labels), count=how.examples, seed=seed
     )
     setting = Setting(
         probe,
         batches,
         base=None if pool.base is None else _inside(bench, Expert("base", pool.base)),
-        against={other.name: _inside(bench, other) for other in others} if _compares(kind) else {},
+        against={other.name: _inside(bench, other) for other in others},
         progress=bench.progress,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    collect(kind, setting).save(path)
+    collect(kind, setting, **how.options).save(path)
     bench.workspace.count("statistics", skipped=False)
     return open_statistic(path)
 

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.score import score
-from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.recipe import Recipe
 from taskloom.merging.statistics import Statistics
 from taskloom.models.encoder import Encoder
@@ -23,6 +21,7 @@ from taskloom.models.head import Head
 from taskloom.progress import Progress
 from taskloom.runs.candidates import Candidate, merge_digest, merged
 from taskloom.runs.known import soup_options, statistics_for
+from taskloom.runs.line import Line, is_linear
 from taskloom.runs.plan import Merge, Plan
 from taskloom.runs.result import SweepPoint
 from taskloom.runs.verdict import mean_interval
@@ -139,39 +138,12 @@ def _settings(
 ) -> Iterator[Mapping[str, Tensor]]:
     """Yield the merged weights at each setting.
 
-    A chain that ends with ``scale`` is linear in it, so it is merged once, at scale 1, and moved along
-    the line from the base; the chosen setting is merged again, exactly, before it is scored. The line
-    is walked in float32, whatever the stored dtype, and rounded to that dtype where it stops.
+    The chosen setting of a `Line` is merged again, exactly, before it is scored.
     """
-    with torch.inference_mode():
-        base = pool.base
-        if base is None or not _linear(item, bench, option):
-            for setting in settings:
-                chain = _at(item, bench, option, setting).chain
-                yield dict(execute(plan_merge(pool, chain, statistics=known)))
-            return
-        unit_plan = plan_merge(pool, _at(item, bench, option, 1.0).chain, statistics=known)
-        unit = dict(execute(unit_plan, dtype=torch.float32))
-        merged_names = set(unit_plan.parameters)
-        start = {name: base.read(name) for name in unit}
-        for setting in settings:
-            yield {
-                name: torch.lerp(start[name].float(), value, setting).to(start[name].dtype)
-                if name in merged_names
-                else value
-                for name, value in unit.items()
-            }
+    line = Line(pool, lambda setting: _at(item, bench, option, setting), option, known)
+    for setting in settings:
+        yield line.at(setting)
 
 
 def _linear(item: Merge, bench: Bench, option: str) -> bool:
-    """Tell whether the option is the factor of the last step, and of that step alone."""
-    if option != "scale":
-        return False
-    one, two = (_at(item, bench, option, setting).chain for setting in (1.0, 0.5))
-    heads = [[step.name for step in each.steps[:-1]] for each in (one, two)]
-    lasts = [each.steps[-1].name if each.steps else "" for each in (one, two)]
-    return (
-        one.space == "delta"
-        and heads[0] == heads[1]
-        and lasts in (["scale(1)", "scale(0.5)"], ["scale(-1)", "scale(-0.5)"])
-    )
+    return is_linear(lambda setting: _at(item, bench, option, setting), option)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from taskloom import registry
 from taskloom.errors import PlanError, UnknownName
 from taskloom.evaluation.strict import Strict, parse
 from taskloom.runs.plan import Base, Evaluation, Limits, Plan, check_plan, read_yaml
@@ -33,6 +34,13 @@ class SuiteTask(Strict):
 
     task: str = Field(description="Registered task or path of an annotation.")
     limits: Limits | None = Field(None, description="Instead of the suite's limits.")
+
+
+class Collecting(Strict):
+    """How a statistic is collected of every expert, on training examples of its task."""
+
+    examples: int = Field(256, ge=1, description="Training examples per expert.")
+    options: dict[str, Any] = Field({}, description="Of the statistic, see taskloom methods.")
 
 
 def _short_task(value: Any) -> Any:
@@ -59,6 +67,9 @@ class Suite(Strict):
         [2, 4, 6, 8], min_length=1, description="Sizes of the pools that are merged."
     )
     evaluation: Evaluation = Evaluation()
+    statistics: dict[str, Collecting] = Field(
+        {}, description="By name; a statistic that is not named is collected with its defaults."
+    )
 
     @field_validator("experts", mode="before")
     @classmethod
@@ -78,6 +89,16 @@ class Suite(Strict):
     def _ascending(cls, value: list[int]) -> list[int]:
         if value != sorted(set(value)):
             raise ValueError(f"expected numbers in ascending order, each once, found {value}")
+        return value
+
+    @field_validator("statistics")
+    @classmethod
+    def _known_statistics(cls, value: dict[str, Collecting]) -> dict[str, Collecting]:
+        for name, how in value.items():
+            try:
+                registry.get("statistic", name).validate(how.options)
+            except PlanError as error:
+                raise ValueError(str(error)) from None
         return value
 
     @model_validator(mode="after")
