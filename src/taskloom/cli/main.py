@@ -24,7 +24,7 @@ VERBS: dict[str, str] = {
     "collect": "Collect a statistic of an expert on its task, for merges that need one.",
     "extract": "Extract a LoRA adapter from a full fine-tune.",
     "merge": "Merge experts into one model, or adapters into one adapter.",
-    "parts": "Merge experts into one shared vector and a mask per task.",
+    "parts": "Merge experts into what all share and a small part per task.",
     "restore": "Make the model of one task from its parts again.",
     "verify": "Check a merged model against its record and its sources.",
     "eval": "Score models on tasks, with n and a 95 % interval.",

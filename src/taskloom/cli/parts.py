@@ -1,4 +1,4 @@
-"""``taskloom parts``: one shared vector and a mask per task, in place of an expert per task."""
+"""``taskloom parts``: what tasks share and a small part for each, in place of an expert per task."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from taskloom.cli.listen import listening
     ),
 )
 @options.pool_options
-@click.option("--method", required=True, help="emr or tall_masks.")
+@click.option("--method", required=True, help="emr, tall_masks or twin_merging.")
 @options.settings
 @options.output
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the shared vector; else the base's.",
+    help="Of what is written; else the base's.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads; else one per processor.")
 @options.allow_pickle
@@ -43,9 +43,11 @@ def command(
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
-    """Merge experts into parts: a vector that all tasks share, a bit per weight and task.
+    """Merge experts into parts: what all tasks share, and for each task a mask or an exclusive part.
 
-    'taskloom restore' makes the model of a task of them and of the base again.
+    emr and tall_masks write a shared vector and a bit per weight and task, and need the base again;
+    twin_merging writes a shared model, and factors or sparse entries per task. 'taskloom restore' makes
+    the model of a task of them again.
     """
     sources, names = options.named(experts)
     with listening() as progress:
@@ -65,9 +67,11 @@ def command(
     if as_json:
         output.print_json(report)
         return
+    base_too = f", with the base {report.bytes_stored / 1e6:.1f} MB" if report.bytes_base else ""
+    lost = f"; relative error {max(report.errors.values()):.2g} at most" if report.errors else ""
     click.echo(
-        f"{report.path}: {method} of {len(sources)} experts ({report.composition}); "
-        f"{(report.bytes_shared + report.bytes_masks) / 1e6:.1f} MB, with the base "
-        f"{report.bytes_stored / 1e6:.1f} MB, against {report.bytes_full / 1e6:.1f} MB of experts "
+        f"{report.path}: {method} of {len(sources)} experts ({report.composition}){lost}; "
+        f"{(report.bytes_shared + report.bytes_tasks) / 1e6:.1f} MB{base_too}, "
+        f"against {report.bytes_full / 1e6:.1f} MB of experts "
         f"({report.share:.0%}); {report.seconds:.1f} s"
     )

@@ -15,7 +15,7 @@ from taskloom.cli.listen import listening
     "restore", example="taskloom restore out/parts --base models/base --task spam -o out/spam-again"
 )
 @click.argument("parts", type=click.Path(path_type=Path))
-@options.base
+@click.option("--base", metavar="PATH|HUB_ID", help="Directory or hub id[@revision]; masks need it.")
 @click.option("--task", required=True, help="Name of the expert.")
 @options.output
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
@@ -24,7 +24,7 @@ from taskloom.cli.listen import listening
 @options.as_json
 def command(
     parts: Path,
-    base: str,
+    base: str | None,
     task: str,
     output_path: Path,
     force: bool,
@@ -32,7 +32,7 @@ def command(
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
-    """Make the model of one task of what 'taskloom parts' wrote, and of the base.
+    """Make the model of one task of what 'taskloom parts' wrote, and of the base if it is masks.
 
     The output is a directory that from_pretrained loads.
     """

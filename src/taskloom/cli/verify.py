@@ -23,7 +23,8 @@ def command(directory: Path, everything: bool, sample: int, threads: int | None,
     """Check that a merged model's bytes are those that were written, and that its sources give them.
 
     Every file and tensor is held against its digest in taskloom.json; then tensors are made again
-    from the sources and compared byte for byte.
+    from the sources and compared byte for byte. A folder of 'taskloom parts' is held against its
+    parts.json, and made again with --all; what 'taskloom restore' wrote is made again from its parts.
     """
     with listening() as progress:
         found = taskloom.verify(

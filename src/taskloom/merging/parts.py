@@ -1,8 +1,10 @@
-"""Parts of tasks: one vector that all share, and for each task a bit per entry and one number.
+"""Parts of tasks: what all share, written once, and what each has beside it, written small.
 
-``taskloom.merge_parts`` writes a folder that stands for K checkpoints, with the base that they were
-tuned from: ``shared.safetensors``, one file of bit-packed masks per task, and ``parts.json``. The model
-of a task is ``base + scale * mask * shared``; see `taskloom.merging.restore` for the way back.
+``taskloom.merge_parts`` writes a folder that stands for K checkpoints. Of masks (TALL-masks, EMR), with
+the base that they were tuned from: ``shared.safetensors``, one file of bit-packed masks per task, and
+``parts.json``; the model of a task is ``base + scale * mask * shared``. Of exclusive parts
+(Twin-Merging), without the base: the shared model, and one file of factors or sparse entries per task
+(`taskloom.merging.exclusive`). See `taskloom.merging.restore` for the way back.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from taskloom import __version__, registry
@@ -25,24 +26,33 @@ from taskloom.errors import PlanError, nearest
 from taskloom.lazy import torch
 from taskloom.merging.api import Experts, _dtype, _pool
 from taskloom.merging.engine import Engine, Options, default_threads
+from taskloom.merging.exclusive import Exclusive, write_exclusive
 from taskloom.merging.executor import tensor_statistics
-from taskloom.merging.methods import emr, tall_masks
+from taskloom.merging.inputs import InputDigests
+from taskloom.merging.methods import emr, tall_masks, twin_merging
+from taskloom.merging.packing import Packer
 from taskloom.merging.plain import apply_steps, finish, load
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.program import Output, program_of
 from taskloom.merging.slices import pieces
 from taskloom.progress import Progress, silent
 from taskloom.store.atomic import atomic_directory, write_json
+from taskloom.store.cache import file_digest
 from taskloom.store.checkpoint import TensorInfo
 from taskloom.store.digest import tensor_bytes
 from taskloom.store.open import Source
+from taskloom.store.safetensors_dir import WEIGHTS
+from taskloom.store.template import copy_template
 from taskloom.store.writer import SafetensorsWriter
 
 FILE = "parts.json"
 SHARED = "shared.safetensors"
-FORMAT = 1
+#: number of the layout of masks, and of exclusive parts
+FORMAT, EXCLUSIVE_FORMAT = 1, 2
 #: method -> the chain that ends with the shared vector and every task's factors
 MAKERS: dict[str, Callable[..., Chain]] = {"emr": emr.parts, "tall_masks": tall_masks.parts}
+#: method -> the chain of the shared model, and how exclusive parts are kept
+EXCLUSIVE: dict[str, Callable[..., tuple[Chain, Exclusive]]] = {"twin_merging": twin_merging.parts}
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,13 @@ class PartsReport:
     method, options, composition
         How the parts came about.
     scales
-        Number of every task, in the order of the experts.
-    bytes_shared, bytes_masks
-        Of the shared vector, and of the masks of all tasks: files as they are on disk.
+        Of masks: the number of every task, in the order of the experts; else empty.
+    errors
+        Of exclusive parts: norm of what was left out of every task's, relative to the whole; else empty.
+    bytes_shared, bytes_tasks
+        Of what is shared, and of the masks or exclusive parts of all tasks: files as they are on disk.
     bytes_base
-        Of the base's tensors, which are needed too and are not copied.
+        Of the base's tensors, where it is needed too and is not copied; else 0.
     bytes_full
         Of K checkpoints of the base's size.
     reads
@@ -72,8 +84,9 @@ class PartsReport:
     options: dict[str, Any]
     composition: str
     scales: dict[str, float]
+    errors: dict[str, float]
     bytes_shared: int
-    bytes_masks: int
+    bytes_tasks: int
     bytes_base: int
     bytes_full: int
     reads: int
@@ -81,8 +94,8 @@ class PartsReport:
 
     @property
     def bytes_stored(self) -> int:
-        """Of the folder's tensors and the base together."""
-        return self.bytes_base + self.bytes_shared + self.bytes_masks
+        """Of all that restoring needs: the folder's tensors, and the base if it is."""
+        return self.bytes_base + self.bytes_shared + self.bytes_tasks
 
     @property
     def share(self) -> float:
@@ -112,12 +125,13 @@ def merge_parts(
     base, experts, names, allow_pickle, progress
         As ``taskloom.merge``; the base is needed.
     method
-        ``"emr"`` or ``"tall_masks"``.
+        ``"emr"``, ``"tall_masks"`` or ``"twin_merging"``.
     output
         Folder to make; it appears whole or not at all.
     dtype
-        Of the shared vector; the base's if None. With float32 the restored model has the bytes that
-        ``taskloom.merge(..., method, task=...)`` gives; a narrower one rounds the shared vector.
+        Of the shared vector (or model) and of exclusive parts; the base's if None. Of masks, with
+        float32, the restored model has the bytes that ``taskloom.merge(..., method, task=...)`` gives; a
+        narrower one rounds the shared vector.
     overwrite
         Replace an existing folder.
     threads, slice_bytes
@@ -133,51 +147,81 @@ def merge_parts(
         As ``taskloom.merge_files``.
     """
     begun = time.perf_counter()
-    chain, said = parts_chain(method, options)
+    chain, exclusive, said = parts_chain(method, options)
     pool = _pool(base, experts, names, allow_pickle)
     plan = plan_program(program_of(pool, chain, _dtype(dtype)), slice_bytes=slice_bytes)
     if pool.base is None:
         raise PlanError("parts are kept beside the base, and there is none", hint="Give the base")
-    with atomic_directory(output, overwrite=overwrite) as folder:
-        files = {name: f"task-{number:05d}.safetensors" for number, name in enumerate(pool.names)}
-        run = Options(threads=threads or default_threads(), progress=progress)
-        scales = _write(folder, plan, run, files)
-        sizes = {file: (folder / file).stat().st_size for file in (SHARED, *files.values())}
+    run = Options(threads=threads or default_threads(), progress=progress)
+    files = {name: f"task-{number:05d}.safetensors" for number, name in enumerate(pool.names)}
+    shared = SHARED if exclusive is None else WEIGHTS
+    with (
+        atomic_directory(output, overwrite=overwrite) as folder,
+        InputDigests(plan, wanted=True, threads=run.threads) as inputs,
+    ):
+        template = getattr(pool.base, "path", None)
+        if exclusive is None:
+            found, key = _write(folder, plan, run, files), "scale"
+        else:
+            found, key = write_exclusive(folder / shared, plan, run, files, exclusive), "error"
+            if template is not None and template.is_dir():
+                copy_template(template, folder, plan.program.infos)
+        sizes = {file: (folder / file).stat().st_size for file in (shared, *files.values())}
         whole = sum(info.nbytes for info in pool.tensors.values())
+        written = {
+            path.relative_to(folder).as_posix(): {
+                "bytes": path.stat().st_size,
+                "sha256": file_digest(path),
+            }
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
         write_json(
             folder / FILE,
             {
-                "format": FORMAT,
+                "format": FORMAT if exclusive is None else EXCLUSIVE_FORMAT,
                 "method": method,
                 "options": said,
-                "composition": str(chain),
+                "composition": str(chain) if exclusive is None else f"{chain} -> {exclusive}",
                 "version": __version__,
                 "base": {"label": pool.base.label, "digest": pool.base.digest(), "bytes": whole},
-                "shared": SHARED,
+                "shared": shared,
                 "tasks": {
-                    name: {"file": file, "scale": scales[name], "bytes": sizes[file]}
+                    name: {"file": file, key: found[name], "bytes": sizes[file]}
                     for name, file in files.items()
                 },
-                "bytes": {"shared": sizes[SHARED], "full": whole * len(pool)},
+                "bytes": {"shared": sizes[shared], "full": whole * len(pool)},
+                "sources": {
+                    "experts": {expert.name: expert.checkpoint.label for expert in pool.experts},
+                    "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+                },
+                "inputs": inputs.describe(),
+                "files": written,
             },
         )
     return PartsReport(
         path=Path(output),
         method=method,
         options=said,
-        composition=str(chain),
-        scales=scales,
-        bytes_shared=sizes[SHARED],
-        bytes_masks=sum(sizes[file] for file in files.values()),
-        bytes_base=whole,
+        composition=str(chain) if exclusive is None else f"{chain} -> {exclusive}",
+        scales=found if exclusive is None else {},
+        errors={} if exclusive is None else found,
+        bytes_shared=sizes[shared],
+        bytes_tasks=sum(sizes[file] for file in files.values()),
+        bytes_base=whole if exclusive is None else 0,
         bytes_full=whole * len(pool),
-        reads=plan.reads,
+        reads=max(plan.reads, 3 if exclusive is not None and exclusive.form == "sparse" else 1),
         seconds=time.perf_counter() - begun,
     )
 
 
-def parts_chain(method: str, options: Mapping[str, Any]) -> tuple[Chain, dict[str, Any]]:
-    """Return the chain that makes a method's parts, and the options as JSON-ready data.
+def parts_chain(
+    method: str, options: Mapping[str, Any]
+) -> tuple[Chain, Exclusive | None, dict[str, Any]]:
+    """Return what makes a method's parts, and the options as JSON-ready data.
+
+    The chain ends with the shared vector and every task's factors; or, if exclusive parts are kept in
+    a way that is returned beside it, with the shared model.
 
     Raises
     ------
@@ -185,11 +229,12 @@ def parts_chain(method: str, options: Mapping[str, Any]) -> tuple[Chain, dict[st
         There is no such method, it keeps no parts, or an option is wrong.
     """
     entry = registry.get("merge", method)
-    if method not in MAKERS:
-        guess = nearest(method, MAKERS)
+    known = {**MAKERS, **EXCLUSIVE}
+    if method not in known:
+        guess = nearest(method, known)
         did = f"did you mean {guess!r}? " if guess else ""
         raise PlanError(
-            f"{method} keeps no parts of tasks: {did}Methods that do: {', '.join(sorted(MAKERS))}"
+            f"{method} keeps no parts of tasks: {did}Methods that do: {', '.join(sorted(known))}"
         )
     if options.get("task") is not None:
         raise PlanError(
@@ -197,12 +242,16 @@ def parts_chain(method: str, options: Mapping[str, Any]) -> tuple[Chain, dict[st
             hint="Leave it out, and name the task when its model is restored",
         )
     given = {name: value for name, value in entry.validate(options).items() if name != "task"}
+    plain = {
+        name: dict(v) if isinstance(v, Mapping) else list(v) if isinstance(v, tuple) else v
+        for name, v in given.items()
+    }
     try:
-        chain = MAKERS[method](**given)
+        if method in EXCLUSIVE:
+            return *EXCLUSIVE[method](**given), plain
+        return MAKERS[method](**given), None, plain
     except ValueError as error:
         raise PlanError(f"{method}: {error}") from None
-    plain = {name: dict(v) if isinstance(v, Mapping) else v for name, v in given.items()}
-    return chain, plain
 
 
 def _write(folder: Path, plan: MergePlan, run: Options, files: Mapping[str, str]) -> dict[str, float]:
@@ -282,7 +331,7 @@ def _write_one(
     how = plan.cutting(output)
     with torch.inference_mode():
         known = dict(known) | tensor_statistics(output, how, check=True)
-        packers = [_Packer(mask, output.name) for mask in masks]
+        packers = [Packer(mask, output.name) for mask in masks]
         for piece in pieces(output.info, how):
             _, stack = load(output, piece, check=True)
             stack = apply_steps(output, stack, known)
@@ -305,28 +354,3 @@ def _row(stack: Stack) -> Stack:
             hint="End it with tall_masks or elect_largest",
         )
     return stack.with_values(stack.values[:1])
-
-
-class _Packer:
-    """Bits of one tensor as they come, packed eight to a byte, the first in the highest place."""
-
-    def __init__(self, writer: SafetensorsWriter, name: str) -> None:
-        self._writer, self._name, self._offset = writer, name, 0
-        self._left: NDArray[np.bool_] = np.zeros(0, dtype=np.bool_)
-
-    def add(self, bits: NDArray[np.bool_]) -> None:
-        """Take the next bits; write those that fill bytes."""
-        bits = np.concatenate([self._left, bits]) if self._left.size else bits
-        whole = len(bits) // 8 * 8
-        self._put(np.packbits(bits[:whole]))
-        self._left = bits[whole:]
-
-    def end(self) -> None:
-        """Write what is left, filled up with zeros."""
-        self._put(np.packbits(self._left))
-        self._writer.finished(self._name)
-
-    def _put(self, packed: NDArray[np.uint8]) -> None:
-        if packed.size:
-            self._writer.write_slice(self._name, self._offset, packed.data)
-            self._offset += packed.size

@@ -1,4 +1,7 @@
-"""From the parts of tasks back to the model of one: ``base + scale * mask * shared``."""
+"""From the parts of tasks back to the model of one.
+
+Of masks: ``base + scale * mask * shared``. Of exclusive parts: the shared model and the task's own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from taskloom.errors import CheckpointError, IntegrityError, PlanError, nearest
 from taskloom.lazy import Tensor, torch
 from taskloom.merging.api import MergeReport, write_merged
 from taskloom.merging.engine import Options, default_threads
-from taskloom.merging.parts import FILE, FORMAT
+from taskloom.merging.exclusive_task import ExclusiveTask
+from taskloom.merging.parts import EXCLUSIVE_FORMAT, FILE, FORMAT
 from taskloom.merging.plan import plan_program
 from taskloom.merging.program import Output, Program, Ref
 from taskloom.progress import Progress, silent
@@ -25,7 +29,7 @@ from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
 
 class TaskCheckpoint:
-    """The model of one task, made lazily from its parts; a source like any other.
+    """The model of one task, made lazily from its mask; a source like any other.
 
     Parameters
     ----------
@@ -49,21 +53,18 @@ class TaskCheckpoint:
     def __init__(self, parts: str | os.PathLike[str], base: Checkpoint, task: str) -> None:
         self._folder = Path(parts)
         table = read_parts(self._folder)
-        if task not in table["tasks"]:
-            guess = nearest(task, table["tasks"])
-            did = f"did you mean {guess!r}? " if guess else ""
-            listed = ", ".join(table["tasks"])
-            raise PlanError(f"{parts} has no task {task!r}: {did}There are: {listed}")
+        check_task(self._folder, table, task)
+        if table["format"] != FORMAT:
+            raise CheckpointError(
+                f"{parts} holds exclusive parts, where masks were expected",
+                hint="Open it with taskloom.merging.restore.open_task",
+            )
         entry = table["tasks"][task]
         self._base, self._scale, self._task = base, float(entry["scale"]), task
         self._shared = SafetensorsCheckpoint(self._folder / table["shared"])
         self._masks = SafetensorsCheckpoint(self._folder / entry["file"])
         self._check()
-        if base.digest() != table["base"]["digest"]:
-            raise IntegrityError(
-                f"{parts} was made beside another base ({table['base']['label']}) than {base.label}",
-                hint="Give the base that the experts were tuned from",
-            )
+        check_base(self._folder, table, base)
 
     def _check(self) -> None:
         for name, info in self._shared.tensors.items():
@@ -146,6 +147,64 @@ def _range(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Tensor:
     return checkpoint.read(name).reshape(-1)[start:stop]
 
 
+def open_task(
+    parts: str | os.PathLike[str],
+    task: str,
+    base: Source | None = None,
+    *,
+    allow_pickle: bool = False,
+) -> TaskCheckpoint | ExclusiveTask:
+    """Open the model of one task, whichever way its parts are kept; a source like any other.
+
+    Parameters
+    ----------
+    parts
+        Folder that ``taskloom.merge_parts`` wrote.
+    task
+        Name of the expert.
+    base
+        The base that the parts were made beside. Masks need it; exclusive parts do not, and hold it
+        against the recorded digest if it is given.
+
+    Raises
+    ------
+    CheckpointError, IntegrityError, PlanError
+        As `TaskCheckpoint`; masks without their base.
+    """
+    folder = Path(parts)
+    table = read_parts(folder)
+    check_task(folder, table, task)
+    origin = None if base is None else open_checkpoint(base, allow_pickle=allow_pickle)
+    if table["format"] == FORMAT:
+        if origin is None:
+            raise PlanError(
+                f"{parts} holds masks, which are nothing without the base they were made beside",
+                hint=f"Give the base ({table['base']['label']})",
+            )
+        return TaskCheckpoint(parts, origin, task)
+    if origin is not None:
+        check_base(folder, table, origin)
+    return ExclusiveTask(folder, table["shared"], table["tasks"][task]["file"], task)
+
+
+def check_task(folder: Path, table: Mapping[str, Any], task: str) -> None:
+    """Refuse a task that a folder has no part of."""
+    if task not in table["tasks"]:
+        guess = nearest(task, table["tasks"])
+        did = f"did you mean {guess!r}? " if guess else ""
+        listed = ", ".join(table["tasks"])
+        raise PlanError(f"{folder} has no task {task!r}: {did}There are: {listed}")
+
+
+def check_base(folder: Path, table: Mapping[str, Any], base: Checkpoint) -> None:
+    """Refuse another base than the one that parts were made beside."""
+    if base.digest() != table["base"]["digest"]:
+        raise IntegrityError(
+            f"{folder} was made beside another base ({table['base']['label']}) than {base.label}",
+            hint="Give the base that the experts were tuned from",
+        )
+
+
 def read_parts(folder: Path) -> dict[str, Any]:
     """Return the ``parts.json`` of a folder.
 
@@ -167,9 +226,9 @@ def read_parts(folder: Path) -> dict[str, Any]:
         isinstance(table.get(key), kind)
         for key, kind in (("tasks", dict), ("base", dict), ("shared", str))
     )
-    if not whole or table.get("format") != FORMAT:
+    if not whole or table.get("format") not in (FORMAT, EXCLUSIVE_FORMAT):
         raise CheckpointError(
-            f"{path}: expected parts of format {FORMAT}, found something else",
+            f"{path}: expected parts of format {FORMAT} or {EXCLUSIVE_FORMAT}, found something else",
             hint="Write the parts again with this version",
         )
     found: dict[str, Any] = table
@@ -178,7 +237,7 @@ def read_parts(folder: Path) -> dict[str, Any]:
 
 def restore_task(
     parts: str | os.PathLike[str],
-    base: Source,
+    base: Source | None,
     task: str,
     output: str | Path,
     *,
@@ -195,7 +254,7 @@ def restore_task(
     parts
         Folder that ``taskloom.merge_parts`` wrote.
     base
-        The base that the parts were made beside.
+        The base that the parts were made beside; None for exclusive parts, which need none.
     task
         Name of the expert.
     output, overwrite, allow_pickle, threads, slice_bytes, progress
@@ -204,28 +263,37 @@ def restore_task(
     Raises
     ------
     CheckpointError, IntegrityError, PlanError
-        As `TaskCheckpoint`.
+        As `open_task`.
     OutputError
         As ``taskloom.merge_files``.
     """
-    origin = open_checkpoint(base, allow_pickle=allow_pickle)
-    checkpoint = TaskCheckpoint(parts, origin, task)
-    outputs = tuple(
-        Output(name, info, None, None, (Ref(checkpoint, name),), (task,))
-        for name, info in checkpoint.tensors.items()
-    )
+    origin = None if base is None else open_checkpoint(base, allow_pickle=allow_pickle)
+    checkpoint = open_task(parts, task, origin)
     table = read_parts(Path(parts))
     return write_merged(
-        plan_program(Program(outputs, getattr(origin, "aliases", {})), slice_bytes=slice_bytes),
+        plan_program(program_of_task(checkpoint, task, origin), slice_bytes=slice_bytes),
         output,
         recipe={
             "method": table["method"],
             "options": {**table["options"], "task": task},
             "composition": f"{table['composition']} -> take({task})",
         },
-        sources={"parts": str(parts), "base": origin.label, "task": task},
+        sources={
+            "parts": str(parts),
+            "base": None if origin is None else origin.label,
+            "task": task,
+        },
         template=checkpoint.path,
         names=(task,),
         overwrite=overwrite,
         options=Options(threads=threads or default_threads(), progress=progress),
     )
+
+
+def program_of_task(checkpoint: Checkpoint, task: str, base: Checkpoint | None) -> Program:
+    """Return the program that copies a task's model."""
+    outputs = tuple(
+        Output(name, info, None, None, (Ref(checkpoint, name),), (task,))
+        for name, info in checkpoint.tensors.items()
+    )
+    return Program(outputs, getattr(base, "aliases", {}))

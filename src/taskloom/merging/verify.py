@@ -92,7 +92,7 @@ def verify(
     """
     folder = Path(directory)
     record = read_record(folder)
-    files = _check_files(folder, record["outputs"]["files"])
+    files = check_files(folder, record["outputs"]["files"])
     model = SafetensorsCheckpoint(folder)
     wanted = record["outputs"]["tensors"]
     if set(wanted) != set(model.tensors):
@@ -116,7 +116,7 @@ def verify(
     if hashed < len(wanted):
         notes.append(f"{len(wanted) - hashed} tensors were written without a digest")
     plan = (rebuild or rebuild_pool)(record)
-    notes += _check_inputs(record, plan, always=everything)
+    notes += check_inputs(record["inputs"], plan, always=everything)
     recomputed = _recompute(plan, record, model, everything, sample, threads, progress)
     return Verified(folder, files, hashed, recomputed, tuple(notes))
 
@@ -145,18 +145,19 @@ def rebuild_pool(record: Mapping[str, Any]) -> MergePlan:
         raise PlanError("this merge was not made of a pool, and what it was made of is not known here")
     options = {k: v for k, v in recipe["options"].items() if v is not None}
     chosen = _recipe(recipe["method"], None, options)
-    experts = {name: _path(label) for name, label in sources["experts"].items()}
-    base = None if sources["base"] is None else _path(sources["base"])
+    experts = {name: source_path(label) for name, label in sources["experts"].items()}
+    base = None if sources["base"] is None else source_path(sources["base"])
     change = {key: sources[key] for key in ("heads", "tokenizer") if key in sources}
     pool = prepare(base, experts, **change).pool
     statistics = {
-        name: [_path(label) for label in labels]
+        name: [source_path(label) for label in labels]
         for name, labels in sources.get("statistics", {}).items()
     }
     return plan_program(program_of(pool, chosen.chain, _dtype(sources["dtype"]), statistics))
 
 
-def _path(label: str) -> str:
+def source_path(label: str) -> str:
+    """Return where a recorded source can be opened again; refuse weights that were in memory."""
     if label.startswith("<"):
         raise CheckpointError(
             f"{label}: the weights were in memory, so nothing can be made of them again",
@@ -165,7 +166,8 @@ def _path(label: str) -> str:
     return label.partition(" on ")[0]  # an adapter's label names its base too
 
 
-def _check_files(folder: Path, files: Mapping[str, Any]) -> int:
+def check_files(folder: Path, files: Mapping[str, Any]) -> int:
+    """Hold the files of a folder against what is recorded of them; return how many there are."""
     for name, entry in files.items():
         path = folder / name
         if not path.is_file():
@@ -188,14 +190,14 @@ def _check_files(folder: Path, files: Mapping[str, Any]) -> int:
     return len(files)
 
 
-def _check_inputs(record: Mapping[str, Any], plan: MergePlan, *, always: bool) -> list[str]:
-    """Hold the sources against what is recorded of them; return what cannot be told.
+def check_inputs(inputs: Sequence[Mapping[str, Any]], plan: MergePlan, *, always: bool) -> list[str]:
+    """Hold the sources of a plan against what is recorded of them; return what cannot be told.
 
     Files are hashed where their size or time is not the same any more, or ``always`` (the cache knows
     files that were hashed before and have not changed since).
     """
     notes = []
-    for entry, checkpoint in zip(record["inputs"], plan.program.checkpoints, strict=True):
+    for entry, checkpoint in zip(inputs, plan.program.checkpoints, strict=True):
         for file in entry["files"]:
             wrong = changed_file(file, always=always)
             if wrong is not None and "sha256" not in file and wrong.endswith("not hashed"):

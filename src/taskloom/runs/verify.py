@@ -1,4 +1,4 @@
-"""``taskloom.verify``: a merged model against its record, whatever it was made of."""
+"""``taskloom.verify``: a merged model or parts of tasks against the record of how they were made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from taskloom.merging.verify import Rebuild, Verified, read_record
 from taskloom.merging.verify import verify as verify_merge
+from taskloom.merging.verify_parts import is_parts, rebuild_task, verify_parts
 from taskloom.progress import Progress, silent
 
 
@@ -17,17 +18,18 @@ def verify(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Verified:
-    """Check a merged model against its ``taskloom.json``.
+    """Check a merged model against its ``taskloom.json``, or parts of tasks against ``parts.json``.
 
     Every file and every tensor is held against its digest. Then tensors are made again from the
     sources and compared byte for byte: a sample (thresholds of whole models are taken as recorded), or
     all of them (thresholds are measured again). Merges of a mergekit file are made again from the text
-    in the record.
+    in the record, restored models from their parts. Parts are made again as a whole or not at all
+    (``everything``), beside the folder.
 
     Parameters
     ----------
     directory
-        A merged model.
+        A merged model, a restored one, or parts of tasks.
     everything
         Make all tensors again.
     sample
@@ -42,10 +44,15 @@ def verify(
     IntegrityError
         A file or tensor that is not what was recorded, or that the sources no longer give, by name.
     CheckpointError
-        There is no ``taskloom.json``, or the sources are gone or do not fit any more.
+        There is no ``taskloom.json`` or ``parts.json``, or the sources are gone or do not fit any more.
     """
+    if is_parts(Path(directory)):
+        return verify_parts(directory, everything=everything, threads=threads, progress=progress)
     rebuild: Rebuild | None = None
-    if "mergekit" in read_record(Path(directory))["sources"]:
+    sources = read_record(Path(directory))["sources"]
+    if "parts" in sources:
+        rebuild = rebuild_task
+    if "mergekit" in sources:
         from taskloom.runs.mergekit.record import rebuild as rebuild_mergekit
 
         rebuild = rebuild_mergekit

@@ -16,7 +16,7 @@ from taskloom.store.header import strict_json
 _SUFFIXES = {".json", ".txt", ".model", ".jinja", ".tiktoken", ".py", ".vocab", ".bpe"}
 #: about the template's own weights, adapter, training or provenance: not true of the new model
 _STALE = re.compile(
-    r"(.*\.index\.json|adapter_config\.json|taskloom\.json|trainer_state\.json"
+    r"(.*\.index\.json|adapter_config\.json|taskloom\.json|trainer_state\.json|parts\.json"
     r"|(training_args|all_results|train_results|eval_results).*|requirements.*\.txt)",
 )
 #: sentence-transformers keeps the configuration of each of its modules in a numbered folder

@@ -144,9 +144,9 @@ def test_bytes_are_counted(tmp_path):
     report = merge_parts(base, pool, "tall_masks", tmp_path / "parts")
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "parts").iterdir()}
     assert report.bytes_shared == sizes["shared.safetensors"]
-    assert report.bytes_masks == sum(n for name, n in sizes.items() if name.startswith("task-"))
+    assert report.bytes_tasks == sum(n for name, n in sizes.items() if name.startswith("task-"))
     assert (report.bytes_base, report.bytes_full) == (32_000, 256_000)
-    assert 8 * 1000 <= report.bytes_masks < 8 * 1150  # a bit per weight, and headers
+    assert 8 * 1000 <= report.bytes_tasks < 8 * 1150  # a bit per weight, and headers
     assert report.share == pytest.approx((32_000 + 32_000 + 8_000) / 256_000, rel=0.05)
     table = json.loads((tmp_path / "parts" / "parts.json").read_text())
     assert table["bytes"] == {"shared": report.bytes_shared, "full": 256_000}
