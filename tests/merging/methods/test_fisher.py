@@ -131,5 +131,5 @@ def test_files_are_recorded_and_verified(tmp_path):
     assert report.bytes_read == 4 * 6 * 4
     assert taskloom.verify(tmp_path / "out", everything=True).recomputed == ("w",)
     known([9.0] * 6).save(given["a"])
-    with pytest.raises(taskloom.TaskloomError, match="not those that were merged"):
+    with pytest.raises(taskloom.TaskloomError, match="not the one that was merged"):
         taskloom.verify(tmp_path / "out")
