@@ -16,6 +16,7 @@ from taskloom.registry import register
 @register(
     "statistic",
     paper="Matena and Raffel, Merging models with Fisher-weighted averaging, NeurIPS 2022, eq. 3",
+    needs=("unlabeled inputs",),
 )
 def fisher(
     on: Setting, *, labels: Literal["exact", "sampled", "given"] = "exact", seed: int = 0

@@ -21,6 +21,7 @@ Tensors = dict[str, Tensor]
     "statistic",
     paper="Panigrahi et al., Task-specific skill localization in fine-tuned language models, ICML 2023, "
     "section 2 and appendix",
+    needs=("labels",),
 )
 def graft(
     on: Setting,

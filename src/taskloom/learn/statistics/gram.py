@@ -17,6 +17,7 @@ from taskloom.registry import register
 @register(
     "statistic",
     paper="Jin et al., Dataless knowledge fusion by merging weights, ICLR 2023, section 3.2",
+    needs=("unlabeled inputs",),
 )
 def gram(
     on: Setting, *, padding: Literal["skip", "count"] = "skip"

@@ -17,6 +17,7 @@ from taskloom.registry import register
 @register(
     "statistic",
     paper="Liu et al., Sens-Merging, Findings of ACL 2025 (arXiv 2502.12420), section 3",
+    needs=("labels",),
 )
 def sensitivity(
     on: Setting, *, grouping: Grouping = "block"

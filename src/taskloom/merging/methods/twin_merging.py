@@ -50,6 +50,19 @@ def twin_merging(
     method.
 
     ``taskloom.merge_parts`` keeps the shared model and the exclusive parts of all tasks in one folder.
+
+    Equation
+    --------
+    θ* = θ₀ + λ Σₖ τₖ,   vₖ = θₖ − θ*
+    model of task k:  θ* + the leading int(share · min(rows, columns)) singular triplets of vₖ
+
+    When to use
+    -----------
+    The task of an input is known, and a tenth of the weights per task may be kept.
+
+    When not
+    --------
+    One model for all tasks; inputs of unknown task, as there is no router here.
     """
     shared = chain(total(), scaled(scale))
     if task is None:
