@@ -1,0 +1,236 @@
+"""``taskloom bench claims``: every merging method on the suites, row by row into one file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskloom import registry
+from taskloom.errors import PlanError
+from taskloom.learn.train import TrainedExpert
+from taskloom.merging.recipe import Recipe
+from taskloom.progress import Progress, silent
+from taskloom.runs.claims.measure import BASE, EXPERT, Measurer
+from taskloom.runs.claims.results import Book, Lock, Results, Row, Seeded, SuiteEntry, read_results
+from taskloom.runs.claims.scorer import Scorer
+from taskloom.runs.claims.stage import Ground, Stage, lay_ground, set_stage
+from taskloom.runs.claims.suite import Kind, Suite, load_suite, suite_names
+from taskloom.runs.lock import versions
+
+#: raised whenever the same suite leads to other numbers
+CODE_VERSION = 1
+#: where the project keeps its own measurements
+OUTPUT = Path("benchmarks") / "results" / "claims.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The experts of one suite, kind and seed."""
+
+    suite: str
+    kind: Kind
+    seed: int
+    experts: tuple[TrainedExpert, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of the suites is measured; None means all there is.
+
+    Attributes
+    ----------
+    kinds
+        Of experts.
+    methods
+        Registered names, ``base`` or ``expert``.
+    counts
+        Sizes of the pools, at most the number of a suite's tasks.
+    """
+
+    seeds: Sequence[int] | None = None
+    kinds: Sequence[Kind] | None = None
+    methods: Sequence[str] | None = None
+    counts: Sequence[int] | None = None
+
+    def of(self, suite: Suite) -> tuple[list[int], list[Kind], list[int]]:
+        """Return seeds, kinds and counts for one suite.
+
+        Raises
+        ------
+        PlanError
+            A count above the number of tasks, or a kind that the suite does not have.
+        """
+        for kind in self.kinds or ():
+            suite.plan(kind, 0)
+        for count in self.counts or ():
+            if not 2 <= count <= len(suite.tasks):
+                raise PlanError(
+                    f"a pool of {count} tasks is wanted of suite {suite.name!r}",
+                    hint=f"It has {len(suite.tasks)}; give a number from 2 to that",
+                )
+        kinds = [kind for kind in suite.experts if self.kinds is None or kind in self.kinds]
+        return list(self.seeds or suite.seeds), kinds, sorted(set(self.counts or suite.counts))
+
+    def names(self) -> list[str]:
+        """Return the methods in the order in which they are measured: yardsticks first.
+
+        Raises
+        ------
+        UnknownName
+            One of them is not registered.
+        """
+        every = [BASE, EXPERT, *(entry.name for entry in registry.entries("merge"))]
+        for name in self.methods or ():
+            if name not in (BASE, EXPERT):
+                registry.get("merge", name)
+        return [name for name in every if self.methods is None or name in self.methods]
+
+
+def train(
+    suites: Sequence[str | Path] | None = None,
+    wanted: Wanted | None = None,
+    *,
+    progress: Progress = silent,
+) -> list[Trained]:
+    """Train the experts of suites and collect their statistics, as far as the cache lacks them.
+
+    Raises
+    ------
+    PlanError, UnknownName, DataError, CheckpointError, SourceUnreachable, NumericalError
+        A suite, its data or a training; see `taskloom.errors`.
+    """
+    found = []
+    wanted = wanted or Wanted()
+    for stage, _, _ in _stages(suites, wanted, progress):
+        ground = stage.ground
+        for name in wanted.names():
+            if name not in (BASE, EXPERT):
+                with suppress(PlanError):  # it has no rule without more options, which its row will say
+                    chain = Recipe.of(name, seed=ground.seed).chain
+                    stage.statistics(chain, ground.suite.counts[-1])
+        found.append(Trained(ground.suite.name, stage.kind, ground.seed, stage.trained))
+    return found
+
+
+def claims(
+    suites: Sequence[str | Path] | None = None,
+    wanted: Wanted | None = None,
+    *,
+    output: str | Path = OUTPUT,
+    progress: Progress = silent,
+) -> Results:
+    """Measure every method on the suites and add the rows to a file as they are measured.
+
+    Rows that are there are not measured again, so an interrupted run goes on. Each row's test scores
+    come from one reading of the test examples, with what validation chose.
+
+    Parameters
+    ----------
+    suites
+        Names of built-in suites or paths of YAML files; all built-in ones if None.
+    wanted
+        What of them.
+    output
+        The results file.
+
+    Returns
+    -------
+    Results
+        The whole file.
+
+    Raises
+    ------
+    PlanError, UnknownName, DataError, CheckpointError, SourceUnreachable, NumericalError
+        As `train`.
+    IntegrityError
+        Rows that are there were measured with something else.
+    OutputError
+        The file is no results file, or cannot be written.
+    """
+    wanted = wanted or Wanted()
+    names = wanted.names()
+    book = Book(Path(output))
+    read_results(book.path)  # a file that is none is refused before anything is trained
+    for stage, scorer, counts in _stages(suites, wanted, progress):
+        book.open(stage.ground.suite.name, _entry(stage))
+        _measure(book, Measurer(stage, scorer), names, counts)
+    return read_results(book.path)
+
+
+def _measure(book: Book, measurer: Measurer, names: Sequence[str], counts: Sequence[int]) -> None:
+    ground = measurer.stage.ground
+    label = f"{ground.suite.name}: {measurer.stage.kind}, seed {ground.seed}"
+    total, done = len(names) * len(counts), 0
+    for count in counts:
+        for name in names:
+            if not book.known(measurer.place(name, count), measurer.options(name)):
+                book.add(measurer.row(name, count))
+            done += 1
+            ground.progress(label, done, total)
+
+
+def _stages(
+    suites: Sequence[str | Path] | None, wanted: Wanted, progress: Progress
+) -> Iterator[tuple[Stage, Scorer, list[int]]]:
+    loaded = [load_suite(each) for each in (suites or suite_names())]
+    plans = [(suite, *wanted.of(suite)) for suite in loaded]  # all are checked before one is run
+    for suite, seeds, kinds, counts in plans:
+        for seed in seeds:
+            ground = lay_ground(suite, seed, progress=progress)
+            scorer = Scorer(ground.encoder, ground.tasks, ground.heads, suite.evaluation)
+            for kind in kinds:
+                yield set_stage(ground, kind), scorer, counts
+
+
+def _entry(stage: Stage) -> SuiteEntry:
+    ground: Ground = stage.ground
+    seeded = Seeded(
+        data={data.task.name: data.digest for data in ground.tasks},
+        experts={stage.kind: {e.name: e.checkpoint.digest() for e in stage.stored.experts}},
+    )
+    commit = _commit()
+    lock = Lock(
+        suite=ground.suite.digest,
+        code=CODE_VERSION,
+        base=ground.encoder.digest(),
+        versions=versions(),
+        machine=machine(),
+        commits=[commit] if commit else [],
+        seeds={str(ground.seed): seeded},
+    )
+    return SuiteEntry(title=ground.suite.title, tasks=list(ground.names), lock=lock)
+
+
+def machine() -> str:
+    """Return what rows are measured on, for readers of their seconds."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return f"{platform.system()} {platform.machine()}, {model}, {os.cpu_count()} processors"
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that this file lies in, with ``+`` if it holds changes."""
+    here = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "+" if git("status", "--porcelain", ".") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+__all__ = ["CODE_VERSION", "OUTPUT", "Row", "Trained", "Wanted", "claims", "train"]

@@ -1,0 +1,82 @@
+"""Accuracy of weights on validation and test examples that are made ready once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from taskloom.evaluation.data import Examples, TaskData
+from taskloom.models.encoder import Encoder, Precision, autocast
+from taskloom.models.head import Head
+from taskloom.models.inputs import Batch
+from taskloom.runs.plan import Evaluation
+
+#: who opens the test splits
+READER = "claims"
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Batches of similar length, and the labels in their order."""
+
+    batches: Sequence[Batch]
+    labels: NDArray[np.int64]
+
+
+class Scorer:
+    """Runs weights on the tasks of a suite, each under its head.
+
+    Texts are tokenised and batched once; the test split of a task is opened when it is first scored,
+    and by this object alone.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tasks: Sequence[TaskData],
+        heads: Mapping[str, Head],
+        options: Evaluation,
+    ) -> None:
+        self._encoder, self._heads, self._options = encoder, heads, options
+        self._data = {data.task.name: data for data in tasks}
+        self._validation: dict[str, _Split] = {}
+        self._test: dict[str, _Split] = {}
+        encoder.module.eval()
+
+    def validation(self, task: str, weights: Mapping[str, Tensor]) -> float:
+        """Return the accuracy on the task's validation examples."""
+        if task not in self._validation:
+            self._validation[task] = self._ready(self._data[task].validation)
+        return self._accuracy(self._validation[task], task, weights, self._options.validation_precision)
+
+    def test(self, task: str, weights: Mapping[str, Tensor]) -> float:
+        """Return the accuracy on the task's test examples."""
+        if task not in self._test:
+            self._test[task] = self._ready(self._data[task].test.open(READER))
+        return self._accuracy(self._test[task], task, weights, self._options.precision)
+
+    def n_test(self, task: str) -> int:
+        """Return how many test examples the task has."""
+        return self._data[task].n_test
+
+    def _ready(self, examples: Examples) -> _Split:
+        encoded = self._encoder.encode(examples.inputs)
+        order = np.argsort(-encoded.lengths, kind="stable")
+        size = self._options.batch_size
+        rows = [order[first : first + size] for first in range(0, len(order), size)]
+        return _Split([encoded.batch(each) for each in rows], examples.labels[order])
+
+    def _accuracy(
+        self, split: _Split, task: str, weights: Mapping[str, Tensor], precision: Precision
+    ) -> float:
+        head = self._heads[task]
+        with torch.inference_mode(), autocast(precision):
+            said = [
+                head.predict(self._encoder.pooled(batch, weights).numpy()) for batch in split.batches
+            ]
+        return float((np.concatenate(said) == split.labels).mean())
