@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from taskloom import merge_files
 from taskloom.errors import NumericalError, OutputError, PlanError, UnknownName
 from taskloom.merging import crew as crews
-from taskloom.merging.crew import PARTS, Fault, attempt, binned, describe, measure, measured, write_part
+from taskloom.merging.crew import Fault, attempt, binned, describe, measure, measured, write_part
 from taskloom.merging.engine import Engine, Options
 from taskloom.merging.plan import plan_program
 from taskloom.merging.program import program_of
 from taskloom.merging.recipe import Recipe
+from taskloom.merging.target_directory import PARTS, SharedFolder
 from taskloom.store.pool import open_pool
 
 
@@ -49,10 +50,9 @@ class Neighbour:
     def __init__(self, bins=3, twice=False):
         self.bins, self.twice = bins, twice
 
-    def begin(self, engine, work, key):
-        (work / PARTS).mkdir()
+    def begin(self, engine, landing, key):
         self.engine = engine
-        self.job = describe(engine, work, key, threads=1)
+        self.job = describe(engine, pickle.loads(pickle.dumps(landing)), key, threads=1)
 
     def spread(self, function, tasks):
         for number, arguments in reversed(list(enumerate(tasks))):
@@ -136,12 +136,12 @@ def job_of(models, folder, **changes):
     engine = Engine(program(models), Options())
     (folder / "model").mkdir(parents=True, exist_ok=True)
     (folder / PARTS).mkdir(exist_ok=True)
-    job = describe(engine, folder, "key", threads=1)
+    job = describe(engine, SharedFolder(folder), "key", threads=1)
     return crews.replace(job, **changes)
 
 
 def test_a_machine_that_does_not_share_the_folder_or_the_version(models, tmp_path):
-    job = job_of(models, tmp_path / "w", work=tmp_path / "elsewhere")
+    job = job_of(models, tmp_path / "w", landing=SharedFolder(tmp_path / "elsewhere"))
     fault = attempt(write_part, job, "model.safetensors", ["layer.0.w"], {})
     with pytest.raises(OutputError, match=r"does not see .*elsewhere"):
         raise fault.error()
@@ -172,7 +172,7 @@ def test_weights_in_memory_are_refused(models, tmp_path):
     pool = open_pool(base, [{"w": torch.zeros(3)}])
     engine = Engine(plan_program(program_of(pool, Recipe.of("task_arithmetic").chain)), Options())
     with pytest.raises(PlanError, match="the weights are in memory"):
-        describe(engine, tmp_path, "key", threads=1)
+        describe(engine, SharedFolder(tmp_path), "key", threads=1)
 
 
 def test_faults_keep_kind_and_words():

@@ -198,9 +198,9 @@ def test_a_target_below_a_file(bench):
     bench.refused(7, str(target), words=bench.words(out=target))
 
 
-def test_a_target_in_an_object_store(bench, monkeypatch):
+def test_a_target_in_an_object_store_that_is_not_known(bench, monkeypatch):
     monkeypatch.chdir(bench.root)
-    bench.refused(7, "s3:", "object store", words=bench.words(out="s3://bucket/out"))
+    bench.refused(7, "s4://", "unknown protocol 's4'", words=bench.words(out="s4://bucket/out"))
 
 
 def test_a_name_that_is_too_long(bench):

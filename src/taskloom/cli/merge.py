@@ -39,7 +39,7 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
     metavar="NAME=FILE",
     help="What 'taskloom collect' wrote of an expert; repeat for each.",
 )
-@options.output
+@options.place
 @click.option("--seed", type=int, help="Seed, for methods that draw random numbers.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--dtype", type=click.Choice(DTYPES), help="Of the merged tensors; else the base's.")
@@ -111,7 +111,7 @@ def command(
     method: str,
     settings: tuple[str, ...],
     statistics: tuple[str, ...],
-    output_path: Path,
+    output_path: Path | str,
     seed: int | None,
     force: bool,
     dtype: str | None,
@@ -257,8 +257,7 @@ def _tell_plan(told: dict[str, Any], explain: bool, as_json: bool) -> None:
     click.echo(
         f"{told['reads']} reads, {told['bytes_read'] / 1e6:,.1f} MB to read, "
         f"{told['bytes_written'] / 1e6:,.1f} MB to write, about {told['memory_bytes'] / 1e6:,.0f} MB "
-        f"of memory with {told['threads']} threads{output.on_device(told)}; "
-        f"{told['bytes_free'] / 1e6:,.0f} MB free on disk"
+        f"of memory with {told['threads']} threads{output.on_device(told)}{output.room(told)}"
     )
 
 

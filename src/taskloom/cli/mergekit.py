@@ -33,7 +33,7 @@ def instead(command: click.Command | None, words: Sequence[str]) -> click.Comman
     ),
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path), required=False)
+@click.argument("target", metavar="OUT", type=options.PLACE, required=False)
 @click.option("--check", is_flag=True, help="Check all that headers tell; read no weights.")
 @click.option("--explain", is_flag=True, help="Say what would be read and needed; read no weights.")
 @click.option(
@@ -81,7 +81,7 @@ def instead(command: click.Command | None, words: Sequence[str]) -> click.Comman
 @options.as_json
 def yaml_command(
     file: Path,
-    target: Path | None,
+    target: Path | str | None,
     check: bool,
     explain: bool,
     intermediate: Path | None,
@@ -109,7 +109,7 @@ def yaml_command(
     if target is None and not (check or explain):
         raise click.UsageError("say where the output goes: taskloom merge FILE OUT")
     options.check_device(device, workers, ray)
-    place = target or Path("out")
+    place: Path | str = target or Path("out")
     if check or explain:
         stages = api.plan_mergekit(
             file,
@@ -189,8 +189,7 @@ def _tell_cost(entry: dict[str, Any]) -> None:
             f"  {group['tensors']} tensors: {group['composition']}: {group['reads']} reads, "
             f"{group['bytes_read'] / 1e6:,.1f} MB in, {group['bytes_written'] / 1e6:,.1f} MB out{whole}"
         )
-    free = f"; {entry['bytes_free'] / 1e6:,.0f} MB free on disk" if "bytes_free" in entry else ""
     click.echo(
         f"  about {entry['memory_bytes'] / 1e6:,.0f} MB of memory with {entry['threads']} threads"
-        f"{output.on_device(entry)}{free}"
+        f"{output.on_device(entry)}{output.room(entry)}"
     )

@@ -35,7 +35,20 @@ class Size(click.ParamType[int]):
         return int(float(found[1]) * factor)
 
 
+class Place(click.ParamType[Path | str]):
+    """A path, or the address of a folder in an object store, as it was written."""
+
+    name = "place"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path | str:
+        """Return the path or the address."""
+        return value if "://" in str(value) else Path(value)
+
+
 SIZE = Size()
+PLACE = Place()
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of every draw.")
 base = click.option(
@@ -66,6 +79,15 @@ output = click.option(
     required=True,
     type=click.Path(path_type=Path),
     help="Directory to write.",
+)
+place = click.option(
+    "-o",
+    "--output",
+    "output_path",
+    required=True,
+    metavar="PATH|URL",
+    type=PLACE,
+    help="Directory to write, or a folder of an object store (s3://bucket/folder).",
 )
 
 

@@ -56,6 +56,16 @@ def on_device(told: Mapping[str, Any]) -> str:
     return "" if taken is None else f" and {taken / 1e6:,.0f} MB on {told['device']}"
 
 
+def room(told: Mapping[str, Any]) -> str:
+    """Say where a merge goes, and what room there is."""
+    if "bytes_free" in told:
+        return f"; {told['bytes_free'] / 1e6:,.0f} MB free on disk"
+    if "scratch" in told:
+        free = told["scratch_bytes_free"] / 1e6
+        return f"; to {told['output']} by way of {told['scratch']}, with {free:,.0f} MB free"
+    return ""
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; a column whose name ends in ``>`` is aligned to the right."""
     from rich import box

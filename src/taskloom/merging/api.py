@@ -27,6 +27,7 @@ from taskloom.merging.provenance import output_digest, recipe_hash, recipe_recor
 from taskloom.merging.recipe import Recipe, RecipeLike
 from taskloom.merging.recipe_file import is_recipe_file
 from taskloom.merging.statistics import Statistics, check_origin, labels_of
+from taskloom.merging.target import named
 from taskloom.progress import Progress, silent
 from taskloom.store.open import Source
 from taskloom.store.pool import Expert, Pool, open_pool
@@ -39,9 +40,9 @@ Experts = Sequence[Source | Expert] | Mapping[str, Source | Expert]
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge to disk did and cost."""
+    """What a merge to disk or to a store did and cost."""
 
-    path: Path
+    path: Path | str
     method: str
     options: dict[str, Any]
     composition: str
@@ -177,14 +178,15 @@ def merge_files(
 
     The directory appears whole or not at all; config and tokenizer are copied from the base (from the
     first expert if there is none), and ``taskloom.json`` says what it was made of. It is made in
-    ``OUT.partial``: an interrupted merge is continued by the same call.
+    ``OUT.partial``: an interrupted merge is continued by the same call. An object store is written to as
+    `taskloom.merging.target_store` says.
 
     Parameters
     ----------
     base, experts, recipe, names, seed, allow_pickle, statistics, progress, **options
         As `merge`.
     output
-        Directory to make.
+        Directory to make, or an address such as ``s3://bucket/folder/model``.
     dtype
         Of merged tensors, as torch's or by name; the base's if None.
     overwrite
@@ -210,8 +212,8 @@ def merge_files(
         What becomes of heads that differ, of unequal vocabularies, and of the chat template: see
         `taskloom.merging.prepare.prepare`.
     ray
-        Address of a Ray cluster that does the work, shard by shard; the output, and inputs that are
-        files, lie in a directory that its machines share. See `taskloom.merging.cluster`.
+        Address of a Ray cluster that does the work, shard by shard; what is not in an object store,
+        inputs or output, lies in a directory that its machines share. See `taskloom.merging.cluster`.
     device
         Where the steps run: ``"cpu"``, or a device of torch such as ``"cuda"``, through which slices
         are streamed by this process; elsewhere than on the CPU the last bit of an entry can differ
@@ -221,7 +223,8 @@ def merge_files(
     ------
     OutputError
         ``output`` exists (and ``overwrite`` is False), cannot be written, is being written by another
-        run, or ``OUT.partial`` holds another interrupted merge; or the disk is full.
+        run, or ``OUT.partial`` holds another interrupted merge; or the disk is full, or the store
+        fails.
     UnknownName, PlanError, CheckpointError, NumericalError
         As `merge`.
     """
@@ -345,7 +348,7 @@ def write_merged(
             crew=crew,
         )
     return MergeReport(
-        path=Path(output),
+        path=named(output),
         method=str(said.get("method", "")),
         options=recipe.plain() if isinstance(recipe, Recipe) else dict(said.get("options", {})),
         composition=str(said.get("composition", "")),

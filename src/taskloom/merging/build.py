@@ -1,9 +1,10 @@
-"""From a plan to a directory: shards with a journal beside them, resumed where they were left.
+"""From a plan to a model: shards with a journal beside them, resumed where they were left.
 
-Everything is made in ``OUT.partial``: the model's files in ``OUT.partial/model``, and ``journal.json``,
-which says what is being made of what and which shards are whole. A finished model folder is renamed to
-``OUT``. Whatever stops the process, ``OUT`` is never half a model, and the same call continues with the
-first shard that is not whole. A journal of other inputs or another recipe is refused.
+Everything is made in ``OUT.partial``: the shards, and ``journal.json``, which says what is being made of
+what and which shards are whole. `taskloom.merging.target` says how a finished model gets its place, in a
+directory or in an object store. Whatever stops the process, ``OUT`` is never half a model, and the same
+call continues with the first shard that is not whole. A journal of other inputs or another recipe is
+refused.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,27 +21,19 @@ import numpy as np
 
 from taskloom import __version__
 from taskloom.errors import OutputError
-from taskloom.merging.crew import MODEL, Alone, Crew, CrewLost
+from taskloom.merging.crew import Alone, Crew, CrewLost
 from taskloom.merging.engine import Digests, Engine, Options
 from taskloom.merging.plan import MergePlan, files_of
 from taskloom.merging.program import Program
-from taskloom.store.atomic import (
-    as_output_error,
-    final_path,
-    put_in_place,
-    refuse_existing,
-    sync_tree,
-    write_json,
-)
+from taskloom.merging.target import PLACED, PLACING, Target, target_of
+from taskloom.store.atomic import write_json
 from taskloom.store.cache import canonical_digest, file_mark
 from taskloom.store.checkpoint import Checkpoint
-from taskloom.store.digest import combine_digests
+from taskloom.store.objects import StoreLost
 from taskloom.store.safetensors_dir import INDEX
 from taskloom.store.template import copy_template
-from taskloom.store.writer import plan_shards
+from taskloom.store.writer import plan_shards, shard_header
 
-JOURNAL = "journal.json"
-_LOCK = "lock"
 _FORMAT = 1
 
 
@@ -52,7 +44,9 @@ class Built:
     Attributes
     ----------
     path
-        The directory.
+        The directory, or the address in an object store.
+    shards
+        File -> names of its tensors.
     tensors
         SHA-256 of every output tensor; empty if not wanted.
     statistics
@@ -61,16 +55,11 @@ class Built:
         Shards that an earlier run had finished.
     """
 
-    path: Path
+    path: Path | str
+    shards: Mapping[str, Sequence[str]]
     tensors: dict[str, str]
     statistics: dict[str, dict[str, Any]]
     resumed: int
-
-
-def partial_of(target: str | os.PathLike[str]) -> Path:
-    """Return the folder in which a target is made."""
-    final = final_path(target)
-    return final.with_name(f"{final.name}.partial")
 
 
 def fingerprint(program: Program, record: Mapping[str, Any], options: Options) -> str:
@@ -101,7 +90,8 @@ def fingerprint(program: Program, record: Mapping[str, Any], options: Options) -
 
 def _marks(checkpoint: Checkpoint) -> list[Any]:
     files = [str(file) for file, _ in files_of(checkpoint)]
-    found = [[file, *file_mark(file)[:3]] for file in files] or checkpoint.digest()
+    found: Any = [[file, *file_mark(file)[:3]] for file in files]
+    found = found or getattr(checkpoint, "objects", None) or checkpoint.digest()
     return [checkpoint.label, found, getattr(checkpoint, "placement", None)]
 
 
@@ -119,14 +109,14 @@ def build(
     finish: Callable[[Path, Built], None] | None = None,
     crew: Crew | None = None,
 ) -> Built:
-    """Run a plan into a directory that ``from_pretrained`` loads, whole or not at all.
+    """Run a plan into a model that ``from_pretrained`` loads, whole or not at all.
 
     Parameters
     ----------
     plan
         What to do.
     target
-        The directory to make.
+        The directory to make, or the address of a folder in an object store.
     record
         Recipe and options as JSON-ready data: what tells this merge from another.
     options
@@ -140,9 +130,9 @@ def build(
     max_shard_bytes
         Above this many bytes of tensors the weights are split into shards.
     extra
-        Called with the folder of the model after the template is copied, to add files.
+        Called with a folder that has the template's files, to add files.
     finish
-        Called with the folder and the result at the very end, to write what depends on it.
+        Called with that folder and the result at the very end, to write what depends on it.
     crew
         Who does the work; this process if None. It changes no byte.
 
@@ -153,66 +143,62 @@ def build(
         interrupted merge of other inputs or another recipe is in its place.
     NumericalError, CheckpointError, PlanError
         As the engine; nothing is left behind then.
+    CrewLost, StoreLost
+        Other machines, or the store, failed; finished shards are kept.
     KeyboardInterrupt
         The user stopped it; finished shards are kept, and the message says how to go on.
     """
-    final = final_path(target)
-    work = partial_of(target)
-    refuse_existing(final, overwrite=overwrite)
-    _refuse_inputs(plan.program, final)
-    with as_output_error(final), _locked(work, final):
+    place = target_of(target)
+    place.check(plan.program, overwrite=overwrite)
+    with place.held():
         key = fingerprint(plan.program, record, options)
         shards = plan_shards(plan.program.infos, max_shard_bytes)
-        journal = _Journal.open(work, canonical_digest([key, shards]), discard=discard)
+        journal = _Journal.open(place, canonical_digest([key, shards]), discard=discard)
         try:
+            if discard:  # what was thrown away may have been about to take the place
+                place.check(plan.program, overwrite=overwrite)
             with Engine(plan, options) as engine:
-                _keep_shards(work / MODEL, journal.shards)
+                sizes = _sizes(plan.program, shards)
+                journal.forget(set(shards) - place.keep({n: sizes[n] for n in journal.shards}))
                 crew = crew or Alone()
-                crew.begin(engine, work, key)
-                built = _write(engine, crew, final, work / MODEL, shards, journal)
+                crew.begin(engine, place.landing, key)
+                built = _write(engine, crew, place, shards, journal)
                 if template is not None:
-                    copy_template(template, work / MODEL, plan.program.infos)
+                    copy_template(template, place.folder, plan.program.infos)
                 if extra is not None:
-                    extra(work / MODEL)
+                    extra(place.folder)
                 engine.check_inputs()
             if finish is not None:
-                finish(work / MODEL, built)
-            sync_tree(work / MODEL)
-            put_in_place(work / MODEL, final, overwrite=overwrite)
+                finish(place.folder, built)
+            place.place(sizes, overwrite=overwrite or journal.phase == PLACING, note=journal.note)
         except KeyboardInterrupt:
             done = len(journal.shards)
             if not done:
-                shutil.rmtree(work, ignore_errors=True)
+                place.drop()
                 raise
             raise KeyboardInterrupt(
-                f"interrupted; {done} of {len(shards)} shards are kept in {work}: "
+                f"interrupted; {done} of {len(shards)} shards are kept in {place.kept}: "
                 "the same command continues with the next"
             ) from None
-        except CrewLost:
+        except (CrewLost, StoreLost):
             raise
         except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
+            place.drop()
             raise
-        shutil.rmtree(work, ignore_errors=True)
+        place.drop()
     return built
 
 
-def _refuse_inputs(program: Program, final: Path) -> None:
-    """Refuse to replace, and so to delete, a directory that an input is in."""
-    for checkpoint in program.checkpoints:
-        for file, _ in files_of(checkpoint):
-            if Path(file).resolve().is_relative_to(final):
-                raise OutputError(
-                    f"{final} holds the input {file} and would be deleted by overwriting it",
-                    hint="Name another output",
-                )
+def _sizes(program: Program, shards: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return the bytes of every shard."""
+    infos = program.infos
+    return {shard: shard_header({n: infos[n] for n in names})[1] for shard, names in shards.items()}
 
 
 def _write(
     engine: Engine,
     crew: Crew,
-    final: Path,
-    folder: Path,
+    place: Target,
     shards: Mapping[str, Sequence[str]],
     journal: _Journal,
 ) -> Built:
@@ -227,9 +213,10 @@ def _write(
     if len(shards) > 1:
         total = sum(output.info.nbytes for output in program.outputs)
         where = {name: shard for shard, names in shards.items() for name in names}
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+        write_json(place.folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
     return Built(
-        path=final,
+        path=place.path,
+        shards=shards,
         tensors=dict(engine.digests.outputs),
         statistics=journal.statistics,
         resumed=resumed,
@@ -278,42 +265,36 @@ def decode(encoded: Mapping[str, Any] | None) -> dict[int, Any] | None:
 
 
 class _Journal:
-    """What is being made, and which shards of it are whole and on disk."""
+    """What is being made, and which shards of it are whole where they are kept."""
 
-    def __init__(self, path: Path, table: dict[str, Any]) -> None:
-        self._path, self._table = path, table
+    def __init__(self, place: Target, table: dict[str, Any]) -> None:
+        self._place, self._table = place, table
 
     @classmethod
-    def open(cls, work: Path, key: str, *, discard: bool) -> _Journal:
+    def open(cls, place: Target, key: str, *, discard: bool) -> _Journal:
         """Start a journal, or go on with the one that is there."""
-        path = work / JOURNAL
-        fresh = {"key": key, "statistics": {}, "shards": {}}
-        if not path.exists():
-            left = [each for each in work.iterdir() if each.name != _LOCK]
-            if left and not discard:
-                raise OutputError(
-                    f"{work} exists and is not an interrupted merge (it has {left[0].name!r})",
-                    hint="Remove it, or name another output",
-                )
-            _clear(work)
-            write_json(path, fresh)
-            return cls(path, fresh)
-        try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            table = {}
-        if table.get("key") != key:
-            if not discard:
-                raise OutputError(
-                    f"{work} holds an interrupted merge of other inputs, another recipe or another "
-                    "version, which cannot be continued as this one",
-                    hint="Restore the inputs and the recipe, discard it (--discard), or name "
-                    "another output",
-                )
-            _clear(work)
-            write_json(path, fresh)
-            return cls(path, fresh)
-        return cls(path, table)
+        text = place.read()
+        left = place.left() if text is None else []
+        if left and not discard:
+            raise OutputError(
+                f"{place.kept} exists and is not an interrupted merge (it has {left[0]!r})",
+                hint="Remove it, or name another output",
+            )
+        table: dict[str, Any] = {}
+        with contextlib.suppress(ValueError):
+            table = dict(json.loads(text or "{}"))
+        over = text is None or table.get("phase") == PLACED
+        if not over and table.get("key") != key and not discard:
+            raise OutputError(
+                f"{place.kept} holds an interrupted merge of other inputs, another recipe or another "
+                "version, which cannot be continued as this one",
+                hint="Restore the inputs and the recipe, discard it (--discard), or name another output",
+            )
+        if over or table.get("key") != key:
+            place.clear()
+            table = {"key": key, "statistics": {}, "shards": {}}
+            place.write(table)
+        return cls(place, table)
 
     @property
     def shards(self) -> dict[str, dict[str, str]]:
@@ -331,74 +312,31 @@ class _Journal:
         """Keep what was measured, if it can be written down."""
         if statistics is not None:
             self._table["statistics"][str(group)] = statistics
-            write_json(self._path, self._table)
+            self._place.write(self._table)
 
     def add(self, shard: str, digests: Digests) -> None:
         """Take note that a shard is whole, with all digests known so far."""
         self._table["shards"][shard] = True
         self._table["outputs"] = digests.outputs | self._table.get("outputs", {})
-        write_json(self._path, self._table)
+        self._place.write(self._table)
+
+    def forget(self, shards: set[str]) -> None:
+        """Take note that shards are gone."""
+        for shard in shards & set(self.shards):
+            del self.shards[shard]
+
+    def note(self, phase: str) -> None:
+        """Write down what has begun."""
+        self._table["phase"] = phase
+        self._place.write(self._table)
+
+    @property
+    def phase(self) -> str | None:
+        """The last word that was noted."""
+        found: str | None = self._table.get("phase")
+        return found
 
     @property
     def digests(self) -> Digests:
         """The digests of all whole shards."""
         return Digests(dict(self._table.get("outputs", {})))
-
-
-def _keep_shards(folder: Path, shards: Mapping[str, Any]) -> None:
-    """Remove what an earlier run left beside its whole shards: it is all made again."""
-    folder.mkdir(exist_ok=True)
-    for each in folder.iterdir():
-        if each.name in shards:
-            continue
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        else:
-            each.unlink()
-
-
-def _clear(work: Path) -> None:
-    for each in work.iterdir():
-        if each.name == _LOCK:
-            continue
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        else:
-            each.unlink()
-
-
-@contextlib.contextmanager
-def _locked(work: Path, final: Path) -> Iterator[None]:
-    """Hold the working folder against a second run into the same output."""
-    import fcntl
-
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(work / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(
-            f"{final}: the folder cannot be made: {error.strerror or error}",
-            hint="Choose an output in a folder you may write to",
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                f"{final} is being written by another run (it holds {work / _LOCK})",
-                hint="Wait for it, or name another output",
-            ) from error
-        if not os.path.exists(work / _LOCK):
-            raise OutputError(
-                f"{final} was being written by another run until now",
-                hint="Look at what it made, or name another output",
-            )
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def checkpoint_digest(checkpoint: Checkpoint, tensors: Mapping[str, str]) -> str:
-    """Return one digest for tensors of a checkpoint; of all of them, it is the checkpoint's own."""
-    infos = checkpoint.tensors
-    return combine_digests((name, infos[name], digest) for name, digest in tensors.items())

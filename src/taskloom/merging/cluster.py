@@ -4,21 +4,19 @@ Every shard is one task, and so is a share of the tensors in every round of a me
 (the histograms of TIES, say), whose counts are joined here. A task whose worker or machine dies is tried
 again elsewhere by Ray. The driver keeps the journal: it alone knows which shards are whole.
 
-The output, and inputs that are not in an object store, lie in a directory that all machines share
-under one path; taskloom of one version is installed on each.
+Output and inputs lie in an object store, which every machine can reach, or in a directory that all
+machines share under one path; taskloom of one version is installed on each.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from taskloom.errors import MissingExtra, SourceUnreachable
 from taskloom.merging.crew import (
-    PARTS,
     CrewLost,
     Fault,
     Job,
@@ -28,6 +26,7 @@ from taskloom.merging.crew import (
     write_part,
 )
 from taskloom.merging.engine import Digests, Engine, Statistics
+from taskloom.merging.target import Landing
 
 #: how often a task is begun again whose process died
 RETRIES = 8
@@ -99,10 +98,8 @@ class RayCrew:
         if self._mine:
             self._ray.shutdown()
 
-    def begin(self, engine: Engine, work: Path, key: str) -> None:
+    def begin(self, engine: Engine, landing: Landing, key: str) -> None:
         """Send the job to the cluster."""
-        shutil.rmtree(work / PARTS, ignore_errors=True)
-        (work / PARTS).mkdir()
         machines = [int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]]
         if not any(machines):
             raise SourceUnreachable(
@@ -111,8 +108,9 @@ class RayCrew:
             )
         threads = min(engine.options.threads, max(machines))  # more would wait for ever
         self._slots = sum(cpus // threads for cpus in machines)
-        self._engine, self._key = engine, key
-        job = describe(engine, work, key, threads=threads)
+        # workers outlive a job, and the same merge may go elsewhere next time
+        self._engine, self._key = engine, f"{key} {secrets.token_hex(8)}"
+        job = describe(engine, landing, self._key, threads=threads)
         from ray import cloudpickle
 
         self._job = self._ray.put(cloudpickle.dumps(job))

@@ -3,19 +3,17 @@
 A build asks its crew for two things: what is measured of whole models, and shards. `Alone` gives both
 by the engine. Crews of other processes send a `Job` round and ask for parts of it: `measure` sees some
 tensors in one round of one step, and such accumulators are joined, which is exact (they are counts);
-`write_part` makes one shard beside its place and renames it, so that it is there whole or not at all
-whoever dies, and however often it is tried.
+`write_part` makes one shard, which its `Landing` takes whole or not at all, whoever dies, and however
+often it is tried.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from pathlib import Path
 from typing import Any, Protocol
 
 from taskloom import __version__
@@ -23,28 +21,24 @@ from taskloom.errors import CheckpointError, OutputError, PlanError, TaskloomErr
 from taskloom.merging.engine import Digests, Engine, Options, Statistics
 from taskloom.merging.plan import MergePlan
 from taskloom.merging.program import Output
+from taskloom.merging.target import Landing
 from taskloom.progress import silent
-from taskloom.store.atomic import as_output_error
 from taskloom.store.checkpoint import TensorInfo
-from taskloom.store.writer import SafetensorsWriter
-
-#: in the working folder: shards that are being written by a crew
-PARTS = "parts"
-MODEL = "model"
+from taskloom.store.writer import METADATA, SafetensorsWriter
 
 
 class Crew(Protocol):
     """Measures groups and writes shards."""
 
-    def begin(self, engine: Engine, work: Path, key: str) -> None:
+    def begin(self, engine: Engine, landing: Landing, key: str) -> None:
         """Get ready.
 
         Parameters
         ----------
         engine
             Of this process: plan, options, progress.
-        work
-            The working folder; shards go into its ``model``.
+        landing
+            Where shards go.
         key
             Tells this build from others.
         """
@@ -57,7 +51,7 @@ class Crew(Protocol):
     def shards(
         self, todo: Mapping[str, Sequence[str]], statistics: Mapping[int, Statistics]
     ) -> Iterator[tuple[str, Digests]]:
-        """Make shards (file -> tensors), and yield each when it is whole and on disk.
+        """Make shards (file -> tensors), and yield each when it is whole where it is kept.
 
         Parameters
         ----------
@@ -76,9 +70,9 @@ class CrewLost(OutputError):
 class Alone:
     """The process that was started, by itself."""
 
-    def begin(self, engine: Engine, work: Path, key: str) -> None:
+    def begin(self, engine: Engine, landing: Landing, key: str) -> None:
         """Keep the engine."""
-        self._engine, self._folder = engine, work / MODEL
+        self._engine, self._landing = engine, landing
 
     def statistics(self, group: int) -> Statistics:
         """Measure by the engine's threads."""
@@ -90,7 +84,7 @@ class Alone:
     ) -> Iterator[tuple[str, Digests]]:
         """Write one shard after the other."""
         for shard, names in todo.items():
-            write_shard(self._engine, self._folder / shard, names, statistics)
+            write_shard(self._engine, self._landing, shard, names, statistics)
             yield shard, self._engine.digests
 
 
@@ -103,18 +97,28 @@ class _Sink:
 
 
 def write_shard(
-    engine: Engine, path: Path, names: Sequence[str], statistics: Mapping[int, Statistics]
+    engine: Engine,
+    landing: Landing,
+    shard: str,
+    names: Sequence[str],
+    statistics: Mapping[int, Statistics],
+    *,
+    checked: bool = False,
 ) -> None:
-    """Make some outputs into one file, and wait until it is on disk."""
+    """Make some outputs into one file, and have it landed; ``checked`` if the inputs did not change."""
     program = engine.plan.program
     outputs = {output.name: output for output in program.outputs}
     infos: dict[str, TensorInfo] = {name: outputs[name].info for name in names}
     known = {id(chain): statistics[n] for n, (chain, _) in enumerate(program.groups) if n in statistics}
-    with SafetensorsWriter(path, infos, {"format": "pt"}) as writer:
-        engine.run([outputs[name] for name in names], known, _Sink(writer))
-        for name in infos:
-            writer.finished(name)
-        writer.sync()
+    with landing.shard(shard) as path:
+        with SafetensorsWriter(path, infos, METADATA) as writer:
+            engine.run([outputs[name] for name in names], known, _Sink(writer))
+            for name in infos:
+                writer.finished(name)
+            if landing.lasting:
+                writer.sync()
+        if checked:
+            engine.check_inputs()
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,13 +131,13 @@ class Job:
 
     plan: MergePlan
     options: Options
-    work: Path
+    landing: Landing
     key: str
     folder: str
     versions: tuple[str, ...]
 
 
-def describe(engine: Engine, work: Path, key: str, *, threads: int) -> Job:
+def describe(engine: Engine, landing: Landing, key: str, *, threads: int) -> Job:
     """Return the job of a build.
 
     Raises
@@ -152,7 +156,7 @@ def describe(engine: Engine, work: Path, key: str, *, threads: int) -> Job:
                 hint="Save them as safetensors, or merge without other processes",
             )
     options = replace(engine.options, threads=threads, workers=1, progress=silent)
-    return Job(engine.plan, options, work, key, os.getcwd(), _versions())
+    return Job(engine.plan, options, landing, key, os.getcwd(), _versions())
 
 
 def _versions() -> tuple[str, ...]:
@@ -176,11 +180,7 @@ def join_in(job: Job) -> None:
             f"{' on '.join(job.versions)}",
             hint="Install the same version on every machine",
         )
-    if not (job.work / MODEL).is_dir():
-        raise OutputError(
-            f"machine {here!r} does not see {job.work}, the folder that the output is made in",
-            hint="Choose an output in a directory that all machines share under one path",
-        )
+    job.landing.join()
     if os.path.isdir(job.folder):
         os.chdir(job.folder)  # what paths are relative to
 
@@ -207,15 +207,9 @@ def measure(
 def write_part(
     job: Job, shard: str, names: Sequence[str], statistics: Mapping[int, Statistics]
 ) -> Digests:
-    """Make one shard beside its place, and rename it when it is on disk."""
-    beside = job.work / PARTS / f"{shard}.{secrets.token_hex(8)}"
-    with as_output_error(job.work), Engine(job.plan, job.options) as engine:
-        try:
-            write_shard(engine, beside, names, statistics)
-            engine.check_inputs()
-            os.replace(beside, job.work / MODEL / shard)
-        finally:
-            beside.unlink(missing_ok=True)
+    """Make one shard of inputs that have not changed, and have it landed."""
+    with Engine(job.plan, job.options) as engine:
+        write_shard(engine, job.landing, shard, names, statistics, checked=True)
         return engine.digests
 
 

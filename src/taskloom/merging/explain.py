@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from taskloom.errors import OutputError
 from taskloom.lazy import torch
 from taskloom.merging.api import Experts, _dtype, _recipe
-from taskloom.merging.build import partial_of
 from taskloom.merging.device import check_device, memory, suited
 from taskloom.merging.engine import default_threads
 from taskloom.merging.plan import MergePlan, plan_program
@@ -20,7 +16,7 @@ from taskloom.merging.program import program_of
 from taskloom.merging.provenance import recipe_hash, recipe_record
 from taskloom.merging.recipe import RecipeLike
 from taskloom.merging.statistics import Statistics
-from taskloom.store.atomic import refuse_existing
+from taskloom.merging.target import target_of
 from taskloom.store.open import Source
 
 
@@ -59,7 +55,8 @@ def explain(
         ``bytes_read``, ``bytes_written``, ``memory_bytes`` (above an empty run), ``threads``,
         ``groups`` (by chain), ``inputs`` (files with their bytes), ``device``; with another device than
         the CPU ``device_memory_bytes`` (apart from what its driver takes); and, with an output,
-        ``bytes_free`` on its disk.
+        ``bytes_free`` on its disk, or for an object store its address as ``output``, ``scratch`` and
+        ``scratch_bytes_free``.
 
     Raises
     ------
@@ -102,28 +99,5 @@ def explain_plan(
         needed = memory(plan, count)
         told |= {"memory_bytes": needed.host, "device_memory_bytes": needed.device}
     if output is not None:
-        told["bytes_free"] = _room(Path(output), plan.bytes_written, overwrite)
+        told |= target_of(output).room(plan.bytes_written, overwrite=overwrite)
     return told
-
-
-def _room(output: Path, wanted: int, overwrite: bool) -> int:
-    """Return the free bytes of the disk an output would be on."""
-    final = output.expanduser().resolve()
-    refuse_existing(final, overwrite=overwrite)
-    parent = next(each for each in final.parents if each.exists())
-    if not os.access(parent, os.W_OK):
-        raise OutputError(
-            f"{final}: {parent} may not be written to",
-            hint="Choose an output in a folder you may write to",
-        )
-    free = shutil.disk_usage(parent).free
-    model = partial_of(final)
-    held = (
-        sum(f.stat().st_blocks * 512 for f in model.rglob("*") if f.is_file()) if model.exists() else 0
-    )
-    if free + held < wanted:
-        raise OutputError(
-            f"{final}: the merged weights take {wanted:,} bytes, and its disk has {free:,} left",
-            hint="Make room, or choose an output on another disk",
-        )
-    return free

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from taskloom import __version__
-from taskloom.merging.build import Built, checkpoint_digest
+from taskloom.merging.build import Built
 from taskloom.merging.plan import MergePlan
 from taskloom.merging.recipe import Recipe
 from taskloom.store.atomic import write_json
 from taskloom.store.cache import canonical_digest, file_digest
-from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+from taskloom.store.checkpoint import TensorInfo
+from taskloom.store.digest import combine_digests
+from taskloom.store.writer import shard_header
 
 FILE = "taskloom.json"
 _FORMAT = 1
@@ -45,7 +47,7 @@ def write_record(
     Parameters
     ----------
     folder
-        The model.
+        The model; its shards may be elsewhere.
     plan, built
         What was planned and made.
     inputs
@@ -54,20 +56,12 @@ def write_record(
         ``recipe``, ``sources``, ``seed``, ``seconds`` and the like, added as they are.
     """
     infos = plan.program.infos
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            entry: dict[str, Any] = {"bytes": path.stat().st_size}
-            if path.suffix == ".safetensors" and path.parent == folder:  # heads are in folders below
-                names = SafetensorsCheckpoint(path).tensors
-                entry["header_sha256"] = header_digest(path)
-                if built.tensors:
-                    entry["digest"] = checkpoint_digest(
-                        SafetensorsCheckpoint(path), {name: built.tensors[name] for name in names}
-                    )
-            else:
-                entry["sha256"] = file_digest(path)
-            files[path.relative_to(folder).as_posix()] = entry
+    files = {name: _shard(names, infos, built) for name, names in built.shards.items()}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in files:
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    files = {name: files[name] for name in sorted(files)}
     table = {
         "format": _FORMAT,
         **more,
@@ -89,6 +83,15 @@ def write_record(
     return table
 
 
+def _shard(names: Sequence[str], infos: Mapping[str, TensorInfo], built: Built) -> dict[str, Any]:
+    """Return what is recorded of a file with weights, wherever it is."""
+    header, size = shard_header({name: infos[name] for name in names})
+    entry: dict[str, Any] = {"bytes": size, "header_sha256": hashlib.sha256(header).hexdigest()}
+    if built.tensors:
+        entry["digest"] = combine_digests((name, infos[name], built.tensors[name]) for name in names)
+    return entry
+
+
 def header_digest(path: Path) -> str:
     """Return the SHA-256 of the header of a safetensors file, with its length and its padding."""
     with path.open("rb") as stream:
@@ -100,8 +103,6 @@ def output_digest(plan: MergePlan, built: Built) -> str:
     """Return the digest of the merged weights, empty if none was wanted."""
     if not built.tensors:
         return ""
-    from taskloom.store.digest import combine_digests
-
     return combine_digests((n, info, built.tensors[n]) for n, info in plan.program.infos.items())
 
 

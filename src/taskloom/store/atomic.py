@@ -16,7 +16,8 @@ from typing import Any
 from taskloom.errors import OutputError
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: what the system says of a disk without room
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager
@@ -197,7 +198,7 @@ def as_output_error(final: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise OutputError(
                 f"{final}: the disk (or the allowed file size) is full: {error.strerror}",
                 hint="Nothing was left behind; make room, or choose an output on another disk",

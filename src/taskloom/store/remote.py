@@ -50,7 +50,12 @@ def local_path(url: str) -> Path | None:
     return Path(rest) if protocol.lower() in _LOCAL else None
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """Return an address as it may be told.
+
+    >>> without_password("ftp://me:secret@host/models")
+    'ftp://host/models'
+    """
     return re.sub(r"://[^/@:]*:[^/@]*@", "://", url)
 
 
@@ -86,7 +91,7 @@ class RemoteCheckpoint:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._label = _without_password(self._url)
+        self._label = without_password(self._url)
         self._files: dict[str, _File] = {}
         self._offsets: dict[str, int] = {}
         self._tensors: dict[str, TensorInfo] = {}
@@ -125,7 +130,7 @@ class RemoteCheckpoint:
         """The weight objects: ``url`` without a password, ``bytes``, and the store's own ``mark``."""
         files = {file.url: file for file in self._files.values()}
         return [
-            {"url": _without_password(file.url), "bytes": file.size, "mark": file.mark}
+            {"url": without_password(file.url), "bytes": file.size, "mark": file.mark}
             for file in files.values()
         ]
 
@@ -237,7 +242,7 @@ def fetch_small(url: str, wanted: Callable[[str], bool], *, limit: int | None = 
     SourceUnreachable
         The store cannot be reached.
     """
-    filesystem, path = _connect(url)
+    filesystem, path = connect(url)
     entries = _call(url, lambda: filesystem.ls(path, detail=False))
     names = sorted(
         name for entry in entries if wanted(name := str(entry).rstrip("/").rpartition("/")[2])
@@ -260,7 +265,7 @@ def fetch_small(url: str, wanted: Callable[[str], bool], *, limit: int | None = 
 
 def _find(url: str) -> _File | None:
     """Look an object up; None if there is none."""
-    filesystem, path = _connect(url)
+    filesystem, path = connect(url)
 
     def look() -> tuple[dict[str, Any], str] | None:
         filesystem.invalidate_cache()
@@ -287,7 +292,7 @@ def _whole(file: _File) -> bytes:
 
 def _range(file: _File, start: int, stop: int, what: str) -> bytes:
     """Return the bytes of a range, and make sure that they are all there and of this object."""
-    filesystem, path = _connect(file.url)
+    filesystem, path = connect(file.url)
     if start == stop:
         return b""
     data: bytes = _call(file.url, lambda: filesystem.cat_file(path, start=start, end=stop))
@@ -305,12 +310,20 @@ def _range(file: _File, start: int, stop: int, what: str) -> bytes:
     return data
 
 
-def _connect(url: str) -> tuple[Any, str]:
-    """Return a file system of this thread, which fsspec keeps, and the path in it."""
+def connect(url: str) -> tuple[Any, str]:
+    """Return a file system of this thread, which fsspec keeps, and the path in it.
+
+    Raises
+    ------
+    CheckpointError
+        An unknown protocol.
+    MissingExtra, SourceUnreachable
+        A package is not installed, or does not take the address.
+    """
     try:
         import fsspec  # type: ignore[import-untyped]
     except ImportError:
-        raise MissingExtra("fsspec", "run", purpose=f"reading {url}") from None
+        raise MissingExtra("fsspec", "run", purpose=f"the address {without_password(url)}") from None
     protocol = url.partition("://")[0]
     known = {*fsspec.available_protocols(), *fsspec.registry}
     if protocol not in known:
@@ -326,9 +339,22 @@ def _connect(url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise SourceUnreachable(
             f"{url}: {protocol}:// needs a package that is not installed: {error}",
-            hint="Install it with pip",
+            hint=f"Install it with: pip install {_package(protocol)}",
         ) from error
     return filesystem, path
+
+
+def _package(protocol: str) -> str:
+    """Return the package of a protocol, as far as fsspec names it.
+
+    >>> _package("s3"), _package("gs")
+    ('s3fs', 'gcsfs')
+    """
+    from fsspec.registry import known_implementations  # type: ignore[import-untyped]
+
+    entry = known_implementations.get(protocol, {})
+    package = str(entry.get("class", "")).partition(".")[0]
+    return package if package not in ("", "fsspec") else "what its message names"
 
 
 def _call(url: str, action: Callable[[], T]) -> T:
@@ -341,16 +367,17 @@ def _call(url: str, action: Callable[[], T]) -> T:
         raise CheckpointError(f"{url}: there is no such object", hint="Check the address") from error
     except PermissionError as error:
         raise SourceUnreachable(
-            f"{url}: the store refuses access: {_line(error)}",
+            f"{url}: the store refuses access: {first_line(error)}",
             hint="Log in as its package's manual says, or ask for the right to read",
         ) from error
     except Exception as error:  # packages of stores have exceptions of their own
         raise SourceUnreachable(
-            f"{url}: the store cannot be read: {_line(error)}",
+            f"{url}: the store cannot be read: {first_line(error)}",
             hint="Check the address, the credentials and the network, and try again",
         ) from error
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what a package says, or the name of its exception."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")

@@ -18,7 +18,8 @@ from taskloom.store.header import NAMES
 from taskloom.store.safetensors_dir import INDEX, WEIGHTS
 from taskloom.store.template import copy_template
 
-_METADATA = {"format": "pt"}
+#: what transformers asks for
+METADATA = {"format": "pt"}
 
 
 class SafetensorsWriter:
@@ -255,6 +256,12 @@ def plan_shards(infos: Mapping[str, TensorInfo], max_shard_bytes: int) -> dict[s
     }
 
 
+def shard_header(infos: Mapping[str, TensorInfo]) -> tuple[bytes, int]:
+    """Return the header, with its length and padding, of the file that a shard becomes, and its size."""
+    header, _, size = _layout(Path("a shard"), infos, METADATA)
+    return header, size
+
+
 def _write_shards(
     folder: Path,
     infos: Mapping[str, TensorInfo],
@@ -265,7 +272,7 @@ def _write_shards(
     with ExitStack() as stack:
         writers = {
             shard: stack.enter_context(
-                SafetensorsWriter(folder / shard, {name: infos[name] for name in names}, _METADATA)
+                SafetensorsWriter(folder / shard, {name: infos[name] for name in names}, METADATA)
             )
             for shard, names in shards.items()
         }

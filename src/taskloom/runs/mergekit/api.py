@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskloom.errors import OutputError
+from taskloom.errors import OutputError, PlanError
 from taskloom.merging.api import Digested, write_merged
 from taskloom.merging.device import check_device, suited
 from taskloom.merging.engine import Options, default_threads
@@ -17,6 +17,7 @@ from taskloom.merging.explain import explain_plan
 from taskloom.merging.plain import Nan
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.provenance import recipe_hash
+from taskloom.merging.target import named, target_of
 from taskloom.progress import Progress, silent
 from taskloom.runs.mergekit.models import Model, PlannedCheckpoint, open_model
 from taskloom.runs.mergekit.output import choose_chat_template, finish, patched
@@ -35,7 +36,7 @@ class Stage:
     document
         What the file says.
     path
-        The directory it makes.
+        The directory it makes, or its address in an object store.
     resolved
         Its program and the rest.
     plan
@@ -52,7 +53,7 @@ class Stage:
     """
 
     document: Document
-    path: Path
+    path: Path | str
     resolved: Resolved
     plan: MergePlan
     models: Mapping[ModelName, Model]
@@ -67,7 +68,7 @@ class StageReport:
     """What one document's merge did and cost."""
 
     name: str
-    path: Path
+    path: Path | str
     method: str
     tensors: int
     reads: int
@@ -81,7 +82,7 @@ class StageReport:
 class MergekitReport:
     """What carrying out a mergekit file did."""
 
-    path: Path
+    path: Path | str
     stages: tuple[StageReport, ...]
 
 
@@ -103,10 +104,11 @@ def plan_mergekit(
     path
         The file.
     output
-        Directory that the document without a name makes.
+        Directory, or address in an object store, that the document without a name makes.
     intermediate
         Folder for the directories of documents with names; if None, ``output`` itself where all have
-        names, else ``output`` with ``.intermediate`` added to its name.
+        names, else ``output`` with ``.intermediate`` added to its name. It is read again, so it is a
+        directory.
     seed
         Of random draws.
     nan, slice_bytes, device
@@ -126,11 +128,8 @@ def plan_mergekit(
     """
     documents = read_documents(path)
     slice_bytes = suited(check_device(device), slice_bytes)
-    target = Path(output)
-    beside = target.with_name(target.name + ".intermediate")
-    folder = Path(intermediate) if intermediate else beside
-    if intermediate is None and all(d.name for d in documents):
-        folder = target
+    target = named(output)
+    folder = _folder(target, intermediate, [d.name for d in documents])
     made: dict[str, Stage] = {}
     opened: dict[ModelName, Model] = {}
     stages = []
@@ -140,11 +139,15 @@ def plan_mergekit(
 
         def find(name: ModelName) -> Model:
             stage = made.get(name.path)
-            if stage is not None and not stage.path.exists():
+            if stage is not None and not Path(stage.path).exists():
                 return _planned(name, stage)
             if name not in opened:
                 # the model keeps the name that the file uses wherever it lies
-                at = None if stage is None else {"path": str(stage.path.absolute()), "adapter": None}
+                at = (
+                    None
+                    if stage is None
+                    else {"path": str(Path(stage.path).absolute()), "adapter": None}
+                )
                 opened[name] = open_model(name, allow_pickle=allow_pickle, at=at)
             return opened[name]
 
@@ -155,9 +158,24 @@ def plan_mergekit(
     return stages
 
 
+def _folder(target: Path | str, chosen: str | Path | None, names: Sequence[str | None]) -> Path:
+    """Return the folder for the directories of documents with names."""
+    if chosen is not None:
+        return Path(chosen)
+    if not isinstance(target, str):
+        return target if all(names) else target.with_name(target.name + ".intermediate")
+    if any(names):
+        raise PlanError(
+            f"{target}: documents with names are merged into directories, not into an object store",
+            hint="Name a folder for them with --intermediate; the document without a name is written "
+            "to the store",
+        )
+    return Path()  # no document asks for it
+
+
 def _stage(
     document: Document,
-    place: Path,
+    place: Path | str,
     find: Callable[[ModelName], Model],
     where: str,
     seed: int,
@@ -169,7 +187,7 @@ def _stage(
     template = choose_chat_template(document.config.chat_template, list(models.values()))
     plan = plan_program(resolved.program, slice_bytes=slice_bytes)
     recipe, sources = recipe_of(document, resolved), sources_of(models, seed=seed, nan=nan)
-    ready = document.name is not None and is_current(place, recipe, sources)
+    ready = document.name is not None and is_current(Path(place), recipe, sources)
     return Stage(document, place, resolved, plan, models, recipe, sources, template, ready)
 
 
@@ -178,7 +196,7 @@ def _planned(name: ModelName, stage: Stage) -> Model:
     resolved = stage.resolved
     config: Mapping[str, object] = patched(resolved.template.config, resolved)
     checkpoint = PlannedCheckpoint(str(stage.path), resolved.program.infos)
-    return Model(name, checkpoint, config, resolved.template.path, str(stage.path.absolute()))
+    return Model(name, checkpoint, config, resolved.template.path, str(Path(stage.path).absolute()))
 
 
 def merge_mergekit(
@@ -268,6 +286,9 @@ def check_outputs(stages: Sequence[Stage], *, overwrite: bool) -> None:
         Names the first.
     """
     for stage in stages:
+        if isinstance(stage.path, str):
+            target_of(stage.path).check(stage.plan.program, overwrite=overwrite)
+            continue
         if stage.ready or overwrite or not os.path.exists(stage.path):
             continue
         other = " and was not made of this file and these inputs" if stage.document.name else ""
@@ -337,7 +358,7 @@ def _write(
 
     def extra(folder: Path) -> None:
         finish(folder, stage.document, resolved, stage.chat_template)
-        write_card(folder, stage.path.name, stage.document, resolved, models)
+        write_card(folder, Path(stage.path).name, stage.document, resolved, models)
 
     write_merged(
         stage.plan,
