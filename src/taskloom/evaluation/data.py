@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from taskloom.errors import DataError
 from taskloom.evaluation.task import Task
 
-Inputs = list[str] | NDArray[np.float32]
+Inputs = list[str] | NDArray[np.float32] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,8 @@ class Examples:
     Parameters
     ----------
     inputs
-        N texts, or an array (N, ...): images (N, H, W), vectors (N, F).
+        N texts, or an array (N, ...): images (N, H, W) or (N, H, W, C), vectors (N, F). Images of bytes
+        (0 to 255) stay bytes.
     labels
         Class numbers, (N,) int64.
 

