@@ -246,7 +246,7 @@ def _joined(path: Path, suite: str, known: SuiteEntry, now: SuiteEntry) -> Suite
     }
     what |= {
         f"the version of {name}": (old.versions.get(name), new.versions.get(name))
-        for name in {*old.versions, *new.versions}
+        for name in sorted({*old.versions, *new.versions})
     }
     seeds = dict(old.seeds)
     for seed, one in new.seeds.items():
@@ -268,7 +268,7 @@ def _joined(path: Path, suite: str, known: SuiteEntry, now: SuiteEntry) -> Suite
                     for task, digest in experts.items()
                 }
         seeds[seed] = Seeded(data=one.data, experts={**before.experts, **one.experts})
-    changed = sorted(name for name, (was, is_now) in what.items() if was != is_now)
+    changed = [name for name, (was, is_now) in what.items() if was != is_now]
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise IntegrityError(
