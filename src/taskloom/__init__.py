@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from taskloom.merging.soup import rewarded_soup as rewarded_soup
     from taskloom.runs.collect import collect as collect
     from taskloom.runs.demo import demo as demo
+    from taskloom.runs.edit import edit as edit
     from taskloom.runs.evaluate import evaluate as evaluate
     from taskloom.runs.pipeline import run as run
     from taskloom.runs.select import select as select
     from taskloom.runs.show import report as report
+    from taskloom.runs.soup import soup as soup
     from taskloom.runs.train import train as train
     from taskloom.runs.verify import verify as verify
     from taskloom.store.pool import open_pool as pool
@@ -44,6 +46,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "collect": ("taskloom.runs.collect", "collect"),
     "demo": ("taskloom.runs.demo", "demo"),
     "diff": ("taskloom.choose.diff.api", "diff"),
+    "edit": ("taskloom.runs.edit", "edit"),
     "evaluate": ("taskloom.runs.evaluate", "evaluate"),
     "extract": ("taskloom.merging.extract", "extract"),
     "explain": ("taskloom.merging.explain", "explain"),
@@ -59,6 +62,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "restore_task": ("taskloom.merging.restore", "restore_task"),
     "run": ("taskloom.runs.pipeline", "run"),
     "select": ("taskloom.runs.select", "select"),
+    "soup": ("taskloom.runs.soup", "soup"),
     "tasks": ("taskloom.catalogue", "tasks"),
     "train": ("taskloom.runs.train", "train"),
     "verify": ("taskloom.runs.verify", "verify"),
@@ -70,6 +74,7 @@ __all__ = [
     "collect",
     "demo",
     "diff",
+    "edit",
     "evaluate",
     "explain",
     "extract",
@@ -85,6 +90,7 @@ __all__ = [
     "rewarded_soup",
     "run",
     "select",
+    "soup",
     "tasks",
     "train",
     "verify",

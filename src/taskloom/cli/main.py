@@ -24,6 +24,8 @@ VERBS: dict[str, str] = {
     "collect": "Collect a statistic of an expert on its task, for merges that need one.",
     "extract": "Extract a LoRA adapter from a full fine-tune.",
     "merge": "Merge experts into one model, or adapters into one adapter.",
+    "soup": "Average experts into a soup that is tasted on validation.",
+    "edit": "Add, forget or infer a task by arithmetic, and say what changed.",
     "parts": "Merge experts into what all share and a small part per task.",
     "restore": "Make the model of one task from its parts again.",
     "verify": "Check a merged model against its record and its sources.",

@@ -15,7 +15,9 @@ from taskloom.store.atomic import atomic_file
 
 
 def front_chart(soups: RewardedSoups, *, x: str | None = None, y: str | None = None) -> Spec:
-    """Return a vega-lite specification of all mixtures over two rewards.
+    """Return a vega-lite specification of all mixtures over two rewards, single experts by name.
+
+    With more rewards than two, what is on the front can lie anywhere in a picture of two of them.
 
     Parameters
     ----------
@@ -42,6 +44,7 @@ def front_chart(soups: RewardedSoups, *, x: str | None = None, y: str | None = N
             "weights": ", ".join(
                 f"{name} {weight:g}" for name, weight in zip(soups.experts, mixture.weights, strict=True)
             ),
+            "alone": dict(zip(mixture.weights, soups.experts, strict=True)).get(1.0),
         }
         for mixture in soups.mixtures
     ]
@@ -63,12 +66,13 @@ def front_chart(soups: RewardedSoups, *, x: str | None = None, y: str | None = N
     colours = {"domain": kinds, "range": [theme.colour("merge"), theme.colour("faint")]}
     shapes = {"domain": kinds, "range": ["diamond", "circle"]}
     legend = {"title": None, "orient": "top"}
+    line: Spec = {
+        "transform": [{"filter": {"field": "kind", "equal": kinds[0]}}],
+        "mark": {"type": "line", "color": theme.colour("merge"), "strokeWidth": 1.5},
+        "encoding": {"order": {"field": "x", "type": "quantitative"}},
+    }
     layers: list[Spec] = [
-        {
-            "transform": [{"filter": {"field": "kind", "equal": kinds[0]}}],
-            "mark": {"type": "line", "color": theme.colour("merge"), "strokeWidth": 1.5},
-            "encoding": {"order": {"field": "x", "type": "quantitative"}},
-        },
+        *([line] if len(soups.rewards) == 2 else []),  # seen from one side, a surface is no line
         {
             "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
             "encoding": {
@@ -80,6 +84,11 @@ def front_chart(soups: RewardedSoups, *, x: str | None = None, y: str | None = N
                     {"field": "y", "title": up, "type": "quantitative"},
                 ],
             },
+        },
+        {
+            "transform": [{"filter": "datum.alone != null"}],
+            "mark": {"type": "text", "align": "left", "baseline": "bottom", "dx": 8, "dy": -4},
+            "encoding": {"text": {"field": "alone", "type": "nominal"}},
         },
     ]
     return {

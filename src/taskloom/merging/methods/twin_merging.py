@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @register(
     "merge",
-    paper="Lu et al., Twin-Merging, NeurIPS 2024, section 4.2, eq. 3",
+    paper="Lu et al., Twin-Merging, NeurIPS 2024 (compression)",
     needs=("base", "experts"),
     partly={
         "Twin-Merging": "the shared expert, the compressed exclusive parts and the bytes they take are "

@@ -1,0 +1,156 @@
+"""``taskloom soup``: average experts into a soup that is tasted on validation."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+import taskloom
+from taskloom.cli import options, output
+from taskloom.cli.listen import listening
+from taskloom.errors import PlanError
+
+if TYPE_CHECKING:
+    from taskloom.runs.soup import Soup
+
+
+@options.verb(
+    "soup",
+    example=(
+        "taskloom soup rewarded --base models/base --expert a=out/spam --expert b=out/trec6 \\\n"
+        "  --task sms_spam --task trec6 --picture front.png \\\n"
+        "  --prefer sms_spam=1 --prefer trec6=2 -o out/soup"
+    ),
+)
+@click.argument("kind", type=click.Choice(["greedy", "rewarded"]))
+@options.pool_options
+@click.option("--task", "tasks", multiple=True, required=True, help="Task to taste on; repeat for each.")
+@click.option(
+    "--levels",
+    type=click.IntRange(2),
+    default=11,
+    show_default=True,
+    help="rewarded: settings from 0 to 1 along every edge of the simplex.",
+)
+@click.option("--strict", is_flag=True, help="greedy: keep an expert only if the mean rises.")
+@click.option(
+    "--prefer",
+    "preferences",
+    multiple=True,
+    metavar="TASK=WEIGHT",
+    help="rewarded: weight of a task in the choice of one mixture; repeat for each.",
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="rewarded: PNG or SVG of the front.")
+@click.option("--table", type=click.Path(path_type=Path), help="CSV of everything that was tasted.")
+@click.option(
+    "-o", "--output", "output_path", type=click.Path(path_type=Path), help="Directory for the soup."
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@options.seed
+@options.as_json
+def command(
+    kind: Literal["greedy", "rewarded"],
+    base: str,
+    experts: tuple[str, ...],
+    tasks: tuple[str, ...],
+    levels: int,
+    strict: bool,
+    preferences: tuple[str, ...],
+    picture: Path | None,
+    table: Path | None,
+    output_path: Path | None,
+    force: bool,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Average experts into a soup that is tasted on the validation examples of tasks.
+
+    greedy: experts are averaged in one by one, the best first, where the mean over the tasks does not
+    fall. rewarded: every weighting on a grid is scored on every task, and those that no other beats
+    are the front; --prefer chooses one of them. Test splits stay sealed.
+    """
+    sources, names = options.named(experts)
+    wanted = sources if names is None else dict(zip(names, sources, strict=True))
+    with listening() as progress:
+        found = taskloom.soup(
+            kind,
+            list(tasks),
+            base,
+            wanted,
+            levels=levels,
+            ties=not strict,
+            preference=_preference(preferences),
+            output=output_path,
+            picture=picture,
+            overwrite=force,
+            seed=seed,
+            progress=progress,
+        )
+    if table is not None:
+        _write_table(found, table)
+    if as_json:
+        output.print_json(found)
+        return
+    _tell(found, table)
+
+
+def _preference(words: tuple[str, ...]) -> dict[str, float] | None:
+    found: dict[str, float] = {}
+    for word in words:
+        task, equals, weight = word.rpartition("=")
+        try:
+            value = float(weight)
+        except ValueError:
+            value = float("nan")
+        if not equals or not task or value != value:
+            raise PlanError(f"--prefer {word!r} is not TASK=WEIGHT", hint="Write --prefer trec6=1")
+        if task in found:
+            raise PlanError(f"--prefer gives the task {task!r} twice")
+        found[task] = value
+    return found or None
+
+
+def _write_table(found: Soup, path: Path) -> None:
+    from taskloom.store.atomic import atomic_file
+
+    rows = found.table()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _tell(found: Soup, table: Path | None) -> None:
+    greedy = found.kind == "greedy"
+    rows = found.tasted if greedy else found.front
+    title = (
+        "Soups in the order in which they were tasted"
+        if greedy
+        else f"The front: {len(rows)} of {len(found.tasted)} mixtures, the others are beaten"
+    )
+    columns = [*(f"{name}>" for name in found.experts), *(f"{task}>" for task in found.tasks)]
+    kept = ["kept"] if greedy else []
+    output.print_table(
+        f"{title} (validation, 95 % intervals)",
+        [*columns, "mean>", *kept],
+        [[*_cells(found, row), *(["yes" if row.kept else "no"] if greedy else [])] for row in rows],
+    )
+    if found.chosen is not None:
+        used = {name: weight for name, weight in found.chosen.weights.items() if weight}
+        said = ", ".join(name if greedy else f"{name} {weight:g}" for name, weight in used.items())
+        click.echo(f"chosen: {said} ({found.chosen.value:.4f} on validation)")
+    for path in (found.path, found.picture, table):
+        if path is not None:
+            click.echo(f"wrote {path}")
+
+
+def _cells(found: Soup, row: Any) -> list[str]:
+    weights = [f"{row.weights[name]:.3g}" for name in found.experts]
+    scores = [f"{s.value:.3f} [{s.low:.3f}, {s.high:.3f}] n={s.n}" for s in row.scores]
+    return [*weights, *scores, f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"]
