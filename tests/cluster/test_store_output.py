@@ -15,9 +15,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import save_file
 
 from bucket import Bucket, BucketFileSystem, package
-from taskloom import explain, merge_files
+from taskloom import explain, merge_files, verify
 from taskloom.cli.main import invoke
-from taskloom.errors import CheckpointError, NumericalError, OutputError
+from taskloom.errors import CheckpointError, IntegrityError, NumericalError, OutputError
 from taskloom.merging.target_store import MARKS
 from taskloom.store import lease
 from taskloom.store.objects import Objects, StoreLost
@@ -503,6 +503,42 @@ def test_scratch_of_the_dead_is_removed(models, store, tmp_path):
     shutil.rmtree(tmp_path / "scratch" / "mine")
 
 
+# ---- checked later
+
+
+def test_verify(models, store, capsys):
+    base, a, b = (store.upload(models / name, f"b/{name}") for name in ("base", "a", "b"))
+    merge_files(base, [a, b], "ties", URL, max_shard_bytes=SHARD, density=0.5)
+    found = verify(f"{URL}/", sample=2)
+    assert found.path == URL
+    assert (found.tensors, len(found.recomputed)) == (6, 2)
+    assert verify(URL, everything=True).notes == ()
+    assert invoke(["--quiet", "verify", URL]) == 0
+    assert f"{URL}: " in capsys.readouterr().out
+    before = store.objects
+    for name, damage in {
+        "config.json": lambda data: data.replace(b"bert", b"gpt2"),
+        "model-00002-of-00006.safetensors": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        "model-00003-of-00006.safetensors": lambda data: data.replace(b'"pt"', b'"tf"'),
+        "tokenizer.json": lambda data: data + b" ",
+    }.items():
+        key = f"b/deep/out/{name}"
+        store.fs._file(key).write_bytes(damage(before[key]))
+        assert invoke(["verify", URL]) == 6
+        error = capsys.readouterr().err
+        assert URL in error
+        assert name in error or "'layer.1.w'" in error
+        store.fs._file(key).write_bytes(before[key])
+    store.upload(models / "bad", "b/a")
+    with pytest.raises(IntegrityError, match="bucket://b/a: the objects are not those that were merged"):
+        verify(URL)
+    store.fs.rm("b/deep/out/tokenizer.json")
+    with pytest.raises(IntegrityError, match=r"deep/out/tokenizer\.json: was written and is gone"):
+        verify(URL)
+    with pytest.raises(CheckpointError, match=r"bucket://b/no/taskloom\.json: cannot be read"):
+        verify("bucket://b/no")
+
+
 # ---- mergekit files
 
 
@@ -514,6 +550,7 @@ def test_a_mergekit_file(models, store, tmp_path, capsys):
     assert invoke(["--quiet", "merge", str(file), str(tmp_path / "out")]) == 0
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     compare(store.below("b/deep/out"), files)
+    assert invoke(["--quiet", "verify", URL]) == 0
     capsys.readouterr()
     assert invoke(["merge", str(file), URL]) == 7
     assert invoke(["merge", str(file), URL, "--explain"]) == 7

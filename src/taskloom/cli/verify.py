@@ -12,14 +12,16 @@ from taskloom.cli.listen import listening
 
 
 @options.verb("verify", example="taskloom verify out/merged --all")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="PATH|URL", type=options.PLACE)
 @click.option("--all", "everything", is_flag=True, help="Make every tensor again from the sources.")
 @click.option(
     "--sample", type=click.IntRange(0), default=8, show_default=True, help="Else this many tensors."
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads; else one per processor.")
 @options.as_json
-def command(directory: Path, everything: bool, sample: int, threads: int | None, as_json: bool) -> None:
+def command(
+    directory: Path | str, everything: bool, sample: int, threads: int | None, as_json: bool
+) -> None:
     """Check that a merged model's bytes are those that were written, and that its sources give them.
 
     Every file and tensor is held against its digest in taskloom.json; then tensors are made again

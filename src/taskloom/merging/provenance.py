@@ -92,13 +92,6 @@ def _shard(names: Sequence[str], infos: Mapping[str, TensorInfo], built: Built) 
     return entry
 
 
-def header_digest(path: Path) -> str:
-    """Return the SHA-256 of the header of a safetensors file, with its length and its padding."""
-    with path.open("rb") as stream:
-        length = stream.read(8)
-        return hashlib.sha256(length + stream.read(int.from_bytes(length, "little"))).hexdigest()
-
-
 def output_digest(plan: MergePlan, built: Built) -> str:
     """Return the digest of the merged weights, empty if none was wanted."""
     if not built.tensors:

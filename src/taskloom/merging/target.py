@@ -157,7 +157,7 @@ def named(output: str | os.PathLike[str]) -> Path | str:
     text = os.fspath(output)
     if not is_url(text):
         return Path(text)
-    return local_path(text) or text
+    return local_path(text) or text.rstrip("/")
 
 
 def target_of(output: str | os.PathLike[str]) -> Target:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +21,18 @@ from taskloom.merging.inputs import changed_file
 from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.prepare import prepare
 from taskloom.merging.program import Output, Program, program_of
-from taskloom.merging.provenance import FILE, header_digest
+from taskloom.merging.provenance import FILE
+from taskloom.merging.target import named
 from taskloom.progress import Progress, silent
-from taskloom.store.cache import file_digest
 from taskloom.store.digest import tensor_digest
 from taskloom.store.header import strict_json
+from taskloom.store.remote import RemoteCheckpoint
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+from taskloom.store.shelf import header_digest, shelf_digest, shelf_of
 
 #: makes the program of a record again; one for each kind of ``sources``
 Rebuild = Callable[[Mapping[str, Any]], MergePlan]
+_Model = SafetensorsCheckpoint | RemoteCheckpoint
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Verified:
     Attributes
     ----------
     path
-        The directory.
+        The directory, or the address in an object store.
     files, tensors
         How many were held against their digests.
     recomputed
@@ -46,7 +51,7 @@ class Verified:
         What could not be checked, and why.
     """
 
-    path: Path
+    path: Path | str
     files: int
     tensors: int
     recomputed: tuple[str, ...]
@@ -72,7 +77,7 @@ def verify(
     Parameters
     ----------
     directory
-        A merged model.
+        A merged model, or its address in an object store.
     everything
         Make all tensors again.
     sample
@@ -90,10 +95,12 @@ def verify(
     CheckpointError
         There is no ``taskloom.json``, or the sources are gone or do not fit any more.
     """
-    folder = Path(directory)
+    folder = named(directory)
     record = read_record(folder)
     files = check_files(folder, record["outputs"]["files"])
-    model = SafetensorsCheckpoint(folder)
+    model: _Model = (
+        RemoteCheckpoint(folder) if isinstance(folder, str) else SafetensorsCheckpoint(folder)
+    )
     wanted = record["outputs"]["tensors"]
     if set(wanted) != set(model.tensors):
         odd = sorted(set(wanted) ^ set(model.tensors))[0]
@@ -121,11 +128,15 @@ def verify(
     return Verified(folder, files, hashed, recomputed, tuple(notes))
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Return the ``taskloom.json`` of a directory."""
-    path = folder / FILE
+def read_record(folder: Path | str) -> dict[str, Any]:
+    """Return the ``taskloom.json`` of a directory, or of an address of an object store."""
+    shelf = shelf_of(folder)
+    path = f"{shelf.label}/{FILE}"
     try:
-        table = strict_json(path.read_text(encoding="utf-8"))
+        size = shelf.size(FILE)
+        if size is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        table = strict_json(shelf.read(FILE, 0, size).decode("utf-8"))
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read: {error.strerror or error}",
@@ -166,23 +177,24 @@ def source_path(label: str) -> str:
     return label.partition(" on ")[0]  # an adapter's label names its base too
 
 
-def check_files(folder: Path, files: Mapping[str, Any]) -> int:
+def check_files(folder: Path | str, files: Mapping[str, Any]) -> int:
     """Hold the files of a folder against what is recorded of them; return how many there are."""
+    shelf = shelf_of(folder)
     for name, entry in files.items():
-        path = folder / name
-        if not path.is_file():
+        path, size = f"{shelf.label}/{name}", shelf.size(name)
+        if size is None:
             raise IntegrityError(f"{path}: was written and is gone", hint="Merge again")
-        if path.stat().st_size != entry["bytes"]:
+        if size != entry["bytes"]:
             raise IntegrityError(
-                f"{path}: expected {entry['bytes']} bytes, found {path.stat().st_size}",
+                f"{path}: expected {entry['bytes']} bytes, found {size}",
                 hint="The file was changed or damaged; merge again",
             )
-        if "header_sha256" in entry and header_digest(path) != entry["header_sha256"]:
+        if "header_sha256" in entry and header_digest(shelf, name) != entry["header_sha256"]:
             raise IntegrityError(
                 f"{path}: the header is not the one that was written",
                 hint="The file was changed or damaged; merge again",
             )
-        if "sha256" in entry and file_digest(path) != entry["sha256"]:
+        if "sha256" in entry and shelf_digest(shelf, name) != entry["sha256"]:
             raise IntegrityError(
                 f"{path}: the bytes are not those that were written",
                 hint="The file was changed; merge again, or restore it",
@@ -218,7 +230,7 @@ def check_inputs(inputs: Sequence[Mapping[str, Any]], plan: MergePlan, *, always
 class _Compare:
     """A sink that holds bytes against those of a model."""
 
-    def __init__(self, model: SafetensorsCheckpoint) -> None:
+    def __init__(self, model: _Model) -> None:
         self._model = model
 
     def write(self, name: str, offset: int, data: memoryview) -> None:
@@ -240,7 +252,7 @@ def _bytes() -> Any:
     return torch.uint8
 
 
-def _device(model: SafetensorsCheckpoint, record: Mapping[str, Any]) -> str:
+def _device(model: _Model, record: Mapping[str, Any]) -> str:
     """Return the kind of device that the merge was made on."""
     kind = str(record.get("device", {}).get("type", "cpu"))
     try:
@@ -256,7 +268,7 @@ def _device(model: SafetensorsCheckpoint, record: Mapping[str, Any]) -> str:
 def _recompute(
     plan: MergePlan,
     record: Mapping[str, Any],
-    model: SafetensorsCheckpoint,
+    model: _Model,
     everything: bool,
     sample: int,
     threads: int | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from taskloom.merging.target import named
 from taskloom.merging.verify import Rebuild, Verified, read_record
 from taskloom.merging.verify import verify as verify_merge
 from taskloom.merging.verify_parts import is_parts, rebuild_task, verify_parts
@@ -29,7 +30,7 @@ def verify(
     Parameters
     ----------
     directory
-        A merged model, a restored one, or parts of tasks.
+        A merged model (or its address in an object store), a restored one, or parts of tasks.
     everything
         Make all tensors again.
     sample
@@ -46,10 +47,11 @@ def verify(
     CheckpointError
         There is no ``taskloom.json`` or ``parts.json``, or the sources are gone or do not fit any more.
     """
-    if is_parts(Path(directory)):
+    place = named(directory)
+    if isinstance(place, Path) and is_parts(place):
         return verify_parts(directory, everything=everything, threads=threads, progress=progress)
     rebuild: Rebuild | None = None
-    sources = read_record(Path(directory))["sources"]
+    sources = read_record(place)["sources"]
     if "parts" in sources:
         rebuild = rebuild_task
     if "mergekit" in sources:

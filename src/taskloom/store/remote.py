@@ -60,7 +60,7 @@ def without_password(url: str) -> str:
 
 
 @dataclass(frozen=True)
-class _File:
+class Found:
     """One object: its address and what changes when it is written again."""
 
     url: str
@@ -92,7 +92,7 @@ class RemoteCheckpoint:
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
         self._label = without_password(self._url)
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, Found] = {}
         self._offsets: dict[str, int] = {}
         self._tensors: dict[str, TensorInfo] = {}
         self._digest: str | None = None
@@ -167,7 +167,7 @@ class RemoteCheckpoint:
         end = self._offsets[name] + stop * info.itemsize
         if end == begin:
             return torch.empty(0, dtype=info.dtype)
-        data = _range(self._files[name], begin, end, f"tensor {name!r}")
+        data = read_object(self._files[name], begin, end, f"tensor {name!r}")
         # a copy in memory of its own: the element need not be aligned in the file
         return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(info.dtype)
 
@@ -183,15 +183,15 @@ class RemoteCheckpoint:
         state, begin = hashlib.sha256(), self._offsets[name]
         for done in range(0, info.nbytes, _CHUNK):
             end = min(done + _CHUNK, info.nbytes)
-            state.update(_range(self._files[name], begin + done, begin + end, f"tensor {name!r}"))
+            state.update(read_object(self._files[name], begin + done, begin + end, f"tensor {name!r}"))
         return state.hexdigest()
 
     def _open(self, url: str) -> dict[str, TensorInfo]:
-        file = _find(url)
+        file = find_object(url)
         if file is None:
             raise CheckpointError(f"{url}: there is no such object", hint="Check the address")
         tensors, offsets, _ = parse_header(
-            url, file.size, lambda start, stop: _range(file, start, stop, "header")
+            url, file.size, lambda start, stop: read_object(file, start, stop, "header")
         )
         self._tensors |= tensors
         self._offsets |= offsets
@@ -199,7 +199,7 @@ class RemoteCheckpoint:
         return tensors
 
     def _open_directory(self) -> None:
-        single, index = (_find(f"{self._url}/{name}") for name in (WEIGHTS, INDEX))
+        single, index = (find_object(f"{self._url}/{name}") for name in (WEIGHTS, INDEX))
         if single and index:
             raise CheckpointError(
                 f"{self._label}: holds both {WEIGHTS} and {INDEX}, and programs differ in which they "
@@ -222,7 +222,7 @@ class RemoteCheckpoint:
 
 def is_adapter(url: str) -> bool:
     """Tell whether a directory of an object store holds a LoRA adapter."""
-    return not url.endswith(".safetensors") and _find(f"{url.rstrip('/')}/{CONFIG}") is not None
+    return not url.endswith(".safetensors") and find_object(f"{url.rstrip('/')}/{CONFIG}") is not None
 
 
 def fetch_adapter(url: str) -> Path:
@@ -247,7 +247,7 @@ def fetch_small(url: str, wanted: Callable[[str], bool], *, limit: int | None = 
     names = sorted(
         name for entry in entries if wanted(name := str(entry).rstrip("/").rpartition("/")[2])
     )
-    files = {name: file for name in names if (file := _find(f"{url}/{name}")) is not None}
+    files = {name: file for name in names if (file := find_object(f"{url}/{name}")) is not None}
     marks = [[file.url, file.size, file.mark] for file in files.values()]
     target = cache_root() / "stores" / canonical_digest(marks)
     if target.is_dir():
@@ -263,7 +263,7 @@ def fetch_small(url: str, wanted: Callable[[str], bool], *, limit: int | None = 
     return target
 
 
-def _find(url: str) -> _File | None:
+def find_object(url: str) -> Found | None:
     """Look an object up; None if there is none."""
     filesystem, path = connect(url)
 
@@ -283,20 +283,28 @@ def _find(url: str) -> _File | None:
         raise SourceUnreachable(
             f"{url}: the store does not say how large the object is", hint="Copy it to a disk first"
         )
-    return _File(url, size, str(found[1]))
+    return Found(url, size, str(found[1]))
 
 
-def _whole(file: _File) -> bytes:
-    return _range(file, 0, file.size, "file") if file.size else b""
+def _whole(file: Found) -> bytes:
+    return read_object(file, 0, file.size, "file") if file.size else b""
 
 
-def _range(file: _File, start: int, stop: int, what: str) -> bytes:
-    """Return the bytes of a range, and make sure that they are all there and of this object."""
+def read_object(file: Found, start: int, stop: int, what: str) -> bytes:
+    """Return the bytes of a range, and make sure that they are all there and of this object.
+
+    Raises
+    ------
+    CheckpointError
+        The object changed since it was found, or the store gives less.
+    SourceUnreachable
+        The connection broke.
+    """
     filesystem, path = connect(file.url)
     if start == stop:
         return b""
     data: bytes = _call(file.url, lambda: filesystem.cat_file(path, start=start, end=stop))
-    now = _find(file.url)
+    now = find_object(file.url)
     if now is None or now != file:
         raise CheckpointError(
             f"{file.url}: the object changed while it was in use ({what})",
