@@ -26,6 +26,7 @@ VERBS: dict[str, str] = {
     "merge": "Merge experts into one model, or adapters into one adapter.",
     "soup": "Average experts into a soup that is tasted on validation.",
     "edit": "Add, forget or infer a task by arithmetic, and say what changed.",
+    "bench": "Measure every merging method on suites of tasks, for the ledger of claims.",
     "parts": "Merge experts into what all share and a small part per task.",
     "restore": "Make the model of one task from its parts again.",
     "verify": "Check a merged model against its record and its sources.",

@@ -1,0 +1,129 @@
+"""``taskloom bench claims``: what merging methods achieve, beside what their papers claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskloom.cli import options, output
+from taskloom.cli.listen import listening
+
+if TYPE_CHECKING:
+    from taskloom.runs.claims.results import Results
+    from taskloom.runs.claims.run import Trained
+
+#: where the project keeps its measurements, and the page and picture that are made of them
+RESULTS = Path("benchmarks") / "results" / "claims.json"
+PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
+
+
+@options.verb(
+    "bench",
+    example="taskloom bench claims --suite text --seed 0 --experts full --count 8",
+)
+@click.argument("what", metavar="claims", type=click.Choice(["claims"]))
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Suite, by name or YAML file; repeat for several. All built-in ones if none is given.",
+)
+@click.option("--seed", "seeds", type=click.IntRange(0), multiple=True, help="Only this seed; repeat.")
+@click.option(
+    "--experts",
+    "kinds",
+    type=click.Choice(["full", "lora"]),
+    multiple=True,
+    help="Only experts trained this way; repeat.",
+)
+@click.option(
+    "--only",
+    "methods",
+    multiple=True,
+    metavar="METHOD",
+    help="Only this method, or base or expert; repeat.",
+)
+@click.option("--count", "counts", type=int, multiple=True, help="Only pools of so many tasks; repeat.")
+@click.option(
+    "-o",
+    "--output",
+    "output_path",
+    type=click.Path(path_type=Path),
+    default=RESULTS,
+    show_default=True,
+    help="The results file; rows that are there are not measured again.",
+)
+@click.option(
+    "--train-only", is_flag=True, help="Train experts and collect their statistics; measure nothing."
+)
+@click.option(
+    "--render",
+    is_flag=True,
+    help=f"Measure nothing; make {PAGE} and {PICTURE} of the results file.",
+)
+@options.as_json
+def command(
+    what: str,
+    suites: tuple[str, ...],
+    seeds: tuple[int, ...],
+    kinds: tuple[Any, ...],
+    methods: tuple[str, ...],
+    counts: tuple[int, ...],
+    output_path: Path,
+    train_only: bool,
+    render: bool,
+    as_json: bool,
+) -> None:
+    """Measure every merging method on suites of tasks, row by row into one file.
+
+    Experts are trained once and kept in the cache. An interrupted measurement goes on where it was.
+    """
+    if render and train_only:
+        raise click.UsageError("--render measures nothing and --train-only renders nothing: give one")
+    if render:
+        _render(output_path, as_json)
+        return
+    from taskloom.runs.claims.run import Wanted, claims, train
+
+    wanted = Wanted(seeds or None, kinds or None, methods or None, counts or None)
+    with listening() as progress:
+        if train_only:
+            _tell_trained(train(suites or None, wanted, progress=progress), as_json)
+            return
+        found = claims(suites or None, wanted, output=output_path, progress=progress)
+    _tell(found, output_path, as_json)
+
+
+def _render(results: Path, as_json: bool) -> None:
+    from taskloom.runs.claims.render import render
+
+    render(results, PAGE, PICTURE)
+    if as_json:
+        output.print_json({"page": PAGE, "picture": PICTURE})
+    else:
+        click.echo(f"{PAGE}, {PICTURE}")
+
+
+def _tell_trained(found: list[Trained], as_json: bool) -> None:
+    rows = [
+        [one.suite, one.kind, one.seed, e.head.task, e.before.accuracy, e.best_validation, e.seconds]
+        for one in found
+        for e in one.experts
+    ]
+    columns = ["suite", "experts", "seed>", "task", "before>", "validation>", "seconds>"]
+    if as_json:
+        names = [name.rstrip(">") for name in columns]
+        output.print_json([dict(zip(names, row, strict=True)) for row in rows])
+        return
+    output.print_table("Experts, in the cache", columns, rows)
+
+
+def _tell(found: Results, path: Path, as_json: bool) -> None:
+    failed = [row for row in found.rows if row.failed]
+    if as_json:
+        output.print_json({"output": path, "rows": len(found.rows), "failed": len(failed)})
+        return
+    click.echo(f"{path}: {len(found.rows)} rows, {len(failed)} of them without a rule for their pool")
