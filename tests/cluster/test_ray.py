@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 
 import pytest
 import torch
@@ -154,3 +157,85 @@ def test_adapters_are_not_merged_by_a_cluster(capsys):
     words = ["merge", "--base", "b", "--expert", "e", "--method", "average", "-o", "o"]
     assert invoke([*words, "--as-adapter", "--ray", "auto"]) == 2
     assert "not with --as-adapter" in capsys.readouterr().err
+
+
+# ---- without a shared directory
+
+
+@pytest.fixture(scope="module")
+def far(tmp_path_factory):
+    """A cluster that knows a store, and the store."""
+    pytest.importorskip("ray", reason="ray is not installed")
+    import fsspec
+    from ray.cluster_utils import Cluster
+
+    from bucket import Bucket, BucketFileSystem, package
+
+    folder = tmp_path_factory.mktemp("far")
+    fsspec.register_implementation("bucket", BucketFileSystem, clobber=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(package(folder / "site")))
+        patch.setenv("FSSPEC_BUCKET_ROOT", str(folder / "store"))
+        patch.setenv(
+            "RAY_TMPDIR", tempfile.gettempdir()
+        )  # of ray itself: names of its sockets are short
+        (folder / "temporary").mkdir()
+        patch.setenv("TMPDIR", str(folder / "temporary"))
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(2):
+            made.add_node(num_cpus=1)
+        yield made, Bucket(folder / "store"), folder / "temporary"
+        made.shutdown()
+
+
+@pytest.mark.slow
+@ray_only
+def test_inputs_and_output_in_a_store(far, models, tmp_path):
+    """Two workers die, one while it counts and one with half a shard written; nothing is shared."""
+    made, store, temporary = far
+    base, *experts = (store.upload(models / name, f"b/{name}") for name in ("base", "a", "b"))
+    graves = [tmp_path / f"grave{n}" for n in range(2)]
+    how = recipe(graves[:1], graves[1:])
+    report = merge_files(
+        base, experts, how, "bucket://b/out", max_shard_bytes=SHARD, ray=made.address, threads=1
+    )
+    assert len({grave.read_text() for grave in graves}) == 2
+    assert report.digest == merged(models, tmp_path / "alone", recipe()).digest
+    found = store.below("b/out")
+    shards = sorted((tmp_path / "alone").glob("*.safetensors"))
+    assert len(shards) == 4
+    for path in shards:
+        assert found[path.name] == path.read_bytes()
+    assert store.below("b/out.partial") == {}
+    assert not list(temporary.glob("taskloom-scratch-*/*")), "the shard of the dead worker is gone"
+
+
+DRIVER = """
+import os, signal, sys
+from taskloom import merge_files
+def progress(label, done, total):
+    if done > 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+folder, address, out, size = sys.argv[1:]
+merge_files(f"{folder}/base", [f"{folder}/a", f"{folder}/b"], "ties", out, density=0.3,
+            scope="model", max_shard_bytes=int(size), ray=address, threads=1, progress=progress)
+"""
+
+
+@pytest.mark.slow
+@ray_only
+def test_the_driver_is_killed_and_one_process_goes_on(far, models, tmp_path):
+    made, store, _ = far
+    words = [sys.executable, "-c", DRIVER, str(models), made.address, "bucket://b/deep/out", str(SHARD)]
+    killed = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert store.below("b/deep/out") == {}
+    done = len(json.loads(store.below("b/deep/out.partial")["journal.json"])["shards"])
+    assert 1 <= done < 4, "at most those are made again that were under way"
+    options = {"density": 0.3, "scope": "model"}
+    report = merged(models, "bucket://b/deep/out", "ties", **options)
+    assert report.digest == merged(models, tmp_path / "alone", "ties", **options).digest
+    found = json.loads(store.below("b/deep/out")["taskloom.json"])
+    assert found["resumed_shards"] == done
+    assert found["outputs"]["digest"] == report.digest
+    assert store.below("b/deep/out.partial") == {}
