@@ -28,7 +28,7 @@ same merge of a model of 0.6 million weights.
 def render(stored: Stored, cases: Mapping[str, tuple[Case, bool]]) -> str:
     """Return the page, with a row for every case that is stored."""
     there = {name: stored[name] for name in cases if name in stored}
-    limits = [row for name in there for row in _limits(name, cases[name][0], there[name])]
+    limits = [row for name in there for row in _limits(name, *cases[name], there[name])]
     limits += _memory(there) + _growth(there)
     missed = sum(row[-1] == "missed" for row in limits)
     return "\n".join(
@@ -110,14 +110,14 @@ def _row(name: str, what: str, limit: float, measured: float, unit: str = "") ->
     return [name, what, f"{limit:.3g}{unit}", f"{measured:.3g}{unit}", verdict]
 
 
-def _limits(name: str, case: Case, found: Stored) -> list[list[str]]:
+def _limits(name: str, case: Case, against_peer: bool, found: Stored) -> list[list[str]]:
     rows = []
     wall, cpu = middle(found, "ours", "wall") or 0.0, middle(found, "ours", "cpu") or 0.0
     peer, peer_cpu = middle(found, "peer", "wall"), middle(found, "peer", "cpu")
     said = "" if peer else " (from the issue)"
-    if case.ratio is not None and (peer or case.issue):
+    if against_peer and case.ratio is not None and (peer or case.issue):
         rows.append(_row(name, f"wall / mergekit's{said}", case.ratio, wall / (peer or case.issue or 1)))
-    if case.cpu_ratio is not None and (peer_cpu or case.issue):
+    if against_peer and case.cpu_ratio is not None and (peer_cpu or case.issue):
         against = peer_cpu or case.issue or 1
         rows.append(_row(name, f"CPU / mergekit's{said}", case.cpu_ratio, cpu / against))
     if case.floors is not None:
