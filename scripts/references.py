@@ -36,7 +36,20 @@ def main(words: list[str] | None = None, docs: Path = ROOT / "docs") -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(new, "utf-8")
             print(f"wrote docs/{name}")
-    return stale
+    return stale | _leftover(docs, check=asked.check)
+
+
+def _leftover(docs: Path, *, check: bool) -> int:
+    """Take away pages of methods that are no more; with ``check`` only say that they are there."""
+    for path in sorted((docs / "methods").glob("*.md")):
+        if f"methods/{path.name}" in PAGES:
+            continue
+        if check:
+            print(f"docs/methods/{path.name} is of no method; run: make references", file=sys.stderr)
+            return 1
+        path.unlink()
+        print(f"removed docs/methods/{path.name}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -242,6 +242,23 @@ def test_methods_table_by_family(cli):
     assert "logme" not in told.out
 
 
+def test_methods_that_fit_what_there_is(cli):
+    found = cli("methods", "--have", "nothing", "--experts", "lora", "--no-parts", "--json").data
+    names = [entry["name"] for entry in found]
+    assert {entry["family"] for entry in found} == {"merge"}
+    assert {"copa_merging", "knots", "ties"} <= set(names)
+    assert not {"regmean", "emr", "model_stock", "slerp"} & set(names)
+    some = cli("methods", "merge", "--have", "unlabeled", "--json").data
+    assert {"regmean", "emr"} <= {entry["name"] for entry in some}
+    assert "sens_merging" not in {entry["name"] for entry in some}
+
+
+def test_choosing_is_among_merging_methods(cli):
+    told = cli("methods", "score", "--have", "labels")
+    assert told.status == 2
+    assert "choose among merging methods, and the family is 'score'" in told.err
+
+
 def test_methods_of_an_unknown_family(cli):
     told = cli("methods", "scor")
     assert told.status == 2

@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import taskloom
 from taskloom.cli import options, output
-from taskloom.errors import UnknownName
+from taskloom.errors import PlanError, UnknownName
+
+if TYPE_CHECKING:
+    from taskloom.runs.claims.suitable import Experts, Have
 
 
 @options.verb("methods", example="taskloom methods merge")
 @click.argument("family", required=False)
+@click.option(
+    "--have",
+    type=click.Choice(["nothing", "unlabeled", "labels"]),
+    help="Merging methods that need no more data than this beside the weights.",
+)
+@click.option(
+    "--experts",
+    type=click.Choice(["full", "lora", "one task"]),
+    help="Merging methods meant for such experts: of different tasks, or of one task.",
+)
+@click.option("--parts/--no-parts", default=None, help="Whether a part for every task may be kept.")
 @options.as_json
-def command(family: str | None, as_json: bool) -> None:
+def command(
+    family: str | None, have: Have | None, experts: Experts | None, parts: bool | None, as_json: bool
+) -> None:
     """List everything registered: merging methods and steps, scores, training methods, metrics, sources.
 
     FAMILY limits the list to one of merge, step, score, train, metric, source, statistic.
+
+    With --have, --experts or --no-parts only merging methods that fit are listed; what is not said is
+    taken to be labels, full fine-tunes and parts.
     """
     from taskloom.registry import KINDS
 
+    choosing = not (have is None and experts is None and parts is None)
+    if choosing and family not in (None, "merge"):
+        raise PlanError(
+            f"--have, --experts and --parts choose among merging methods, and the family is {family!r}",
+            hint="Leave the family out",
+        )
     if family is not None and family not in KINDS:
         raise UnknownName("family", family, KINDS)
-    found = taskloom.methods(family)
+    found = taskloom.methods("merge" if choosing else family)
+    if choosing:
+        from taskloom.runs.claims.suitable import suitable
+
+        fitting = suitable(have or "labels", experts or "full", parts=parts is not False)
+        order = [entry.name for entry in fitting]
+        found = sorted((m for m in found if m["name"] in order), key=lambda m: order.index(m["name"]))
     if as_json:
         output.print_json(found)
         return

@@ -119,7 +119,7 @@ def _pictures() -> str:
 
 def _claims_alone() -> str:
     rows = [
-        [_link(method), _said(claim), _checked(claim.check), claim.check.kind != "untestable"]
+        [_link(method), _said(claim), check_in_words(claim.check), claim.check.kind != "untestable"]
         for method, claim in claims()
     ]
     text = "## Claims\n\n"
@@ -171,11 +171,13 @@ def _ground(ledger: Ledger, method: str, claim: Claim, kind: str, verdict: Verdi
 def _compared(check: Check, found: Comparison) -> str:
     if isinstance(check, Retains):
         return (
-            f"{_points(found.mean)} % of the expert's, mark {100 * found.mark:g} %, n = {found.mean.n}"
+            f"{in_points(found.mean)} % of the expert's, mark {100 * found.mark:g} %, n = {found.mean.n}"
         )
     yardstick = " of accuracy" if isinstance(check, Better) and check.yardstick == "accuracy" else ""
     mark = f", mark {100 * found.mark:+g}" if found.mark else ""
-    return f"{_points(found.mean, signed=True)}{yardstick} to {found.against}{mark}, n = {found.mean.n}"
+    return (
+        f"{in_points(found.mean, signed=True)}{yardstick} to {found.against}{mark}, n = {found.mean.n}"
+    )
 
 
 def _titled(kind: str, said: str) -> str:
@@ -186,7 +188,7 @@ def _said(claim: Claim) -> str:
     return f"{claim.sentence} ({claim.source}, {claim.where}; {SEEN[claim.seen]}.)"
 
 
-def _checked(check: Check) -> str:
+def check_in_words(check: Check) -> str:
     """Say the check in words."""
     if isinstance(check, Better):
         mark = f" by more than {100 * check.margin:g} points" if check.margin > 0 else ""
@@ -220,8 +222,8 @@ def _measured(found: Measurement) -> list[str]:
     scales = sorted(set(found.chosen))
     return [
         _name(found.method),
-        _points(found.accuracy),
-        _points(found.normalised),
+        in_points(found.accuracy),
+        in_points(found.normalised),
         found.normalised.n,
         " ".join(f"{scale:g}" for scale in scales),
         "" if found.seconds is None else f"{found.seconds:.2f}",
@@ -229,7 +231,7 @@ def _measured(found: Measurement) -> list[str]:
     ]
 
 
-def _points(mean: Mean, *, signed: bool = False) -> str:
+def in_points(mean: Mean, *, signed: bool = False) -> str:
     """Write a mean in points with its interval."""
     sign = "+" if signed else ""
     value = f"{100 * mean.value:{sign}.1f}"
