@@ -1,4 +1,4 @@
-"""Merging adapters: the dense route (a full model) against the low-rank route (an adapter).
+"""Merging adapters: into a full model (dense), into an adapter (low-rank), by way of full models.
 
     python benchmarks/lowrank_merge.py [--recipe task_arithmetic] [--layers 14] [--experts 8]
         [--rank 16] [--repeat 3]
@@ -6,6 +6,15 @@
 Makes a random base of transformer-shaped matrices and LoRA adapters of all of them, merges them by
 one method along each route that it has in a process of its own, in turn, and prints seconds (medians),
 peak memory above the imports, what was written, and how far the results are from each other.
+
+- "dense": the adapters go into the merge as they are; their rows are multiplied out slice by slice, and
+  a full model is written.
+- "low-rank": an adapter is written, and no full matrix is made.
+- "full models first": every adapter is applied to the base and written as a full model, and these are
+  merged.
+
+Seconds are of the call, in a process that has imported the package and merged nothing; "whole process"
+has the imports as well. Digests of inputs are left out (``digests="output"``) on all routes.
 """
 
 from __future__ import annotations
@@ -31,9 +40,10 @@ SHAPES = {
     "down": (WIDTH, INNER),
 }
 
-#: routes of a method; all others have the dense one only, because their result has no low rank
+#: routes of a method; all others have no low-rank one, because their result has no low rank
+FIRST = "full models first"
 ROUTES = {
-    "task_arithmetic": ["dense", "low-rank, exact", "low-rank, compressed"],
+    "task_arithmetic": ["dense", "low-rank, exact", "low-rank, compressed", FIRST],
     "knots": ["dense", "low-rank, exact"],
     "copa_merging": ["low-rank, exact"],
 }
@@ -81,8 +91,12 @@ def merge(route: str, folder: Path, experts: int, rank: int, recipe: str) -> Non
     sources = [folder / f"expert-{number}" for number in range(experts)]
     before = peak()
     begun = time.perf_counter()
-    if route == "dense":
-        report = taskloom.merge_files(folder / "base", sources, recipe, folder / route, overwrite=True)
+    if route in ("dense", FIRST):
+        if route == FIRST:
+            sources = [materialise(folder, source) for source in sources]
+        report = taskloom.merge_files(
+            folder / "base", sources, recipe, folder / route, overwrite=True, digests="output"
+        )
         written = sum(f.stat().st_size for f in report.path.glob("*.safetensors"))
         error = 0.0
     else:
@@ -96,12 +110,24 @@ def merge(route: str, folder: Path, experts: int, rank: int, recipe: str) -> Non
     print(json.dumps({"seconds": seconds, "memory": memory, "written": written, "error": error}))
 
 
+def materialise(folder: Path, adapter: Path) -> Path:
+    """Write an adapter on its base as a full model."""
+    from taskloom.store.open import open_checkpoint
+    from taskloom.store.writer import write_model
+
+    made = open_checkpoint(adapter, base=open_checkpoint(folder / "base"))
+    tensors = ((name, made.read(name)) for name in made.tensors)
+    target = folder / "full" / adapter.name
+    write_model(target, infos=made.tensors, tensors=tensors, template=folder / "base", overwrite=True)
+    return target
+
+
 def difference(folder: Path, route: str) -> tuple[float, float]:
     """Largest difference, and Frobenius norm of the difference by that of the merged change."""
     from taskloom.store.open import open_checkpoint
 
     base, dense = open_checkpoint(folder / "base"), open_checkpoint(folder / "dense")
-    adapted = open_checkpoint(folder / route, base=base)
+    adapted = open_checkpoint(folder / route, base=None if route == FIRST else base)
     largest, apart, norm = 0.0, 0.0, 0.0
     for name in base.tensors:
         wanted = dense.read(name)
@@ -125,7 +151,7 @@ def main() -> None:
     if options.child:
         merge(options.child[0], Path(options.child[1]), options.experts, options.rank, options.recipe)
         return
-    routes = ROUTES.get(options.recipe, ["dense"])
+    routes = ROUTES.get(options.recipe, ["dense", FIRST])
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         count = generate(folder, options.layers, options.experts, options.rank)
@@ -141,25 +167,29 @@ def main() -> None:
         for _ in range(options.repeat):
             for route in routes:
                 call = [sys.executable, __file__, *words, "--child", route, temp]
+                begun = time.perf_counter()
                 said = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout
-                runs[route].append(json.loads(said))
-                print(f"{route}: {said.strip()}", file=sys.stderr)
+                whole = time.perf_counter() - begun
+                runs[route].append(json.loads(said) | {"whole": whole})
+                print(f"{route}: {runs[route][-1]}", file=sys.stderr)
         middle = {
             route: {key: statistics.median(run[key] for run in found) for key in found[0]}
             for route, found in runs.items()
         }
         dense = middle.get("dense", middle[routes[0]])
         print(
-            "| route | seconds | dense / this | peak memory above imports (MB) | dense / this "
+            "| route | seconds | dense / this | whole process (s) | peak memory above imports (MB) "
+            "| dense / this "
             "| written (MB) | largest difference | relative difference |"
         )
-        print("|---|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|---|")
         for route, got in middle.items():
             compared = route != "dense" and "dense" in routes
             largest, relative = difference(folder, route) if compared else (0.0, 0.0)
             print(
                 f"| {route} | {got['seconds']:.2f} | {dense['seconds'] / got['seconds']:.1f} "
-                f"| {got['memory'] / 1e6:.0f} | {dense['memory'] / max(got['memory'], 1):.1f} "
+                f"| {got['whole']:.2f} | {got['memory'] / 1e6:.0f} "
+                f"| {dense['memory'] / max(got['memory'], 1):.1f} "
                 f"| {got['written'] / 1e6:.0f} | {largest:.1e} | {relative:.1e} |"
             )
         if "low-rank, compressed" not in middle:

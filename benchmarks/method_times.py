@@ -4,14 +4,22 @@
         [--only METHOD ...]
 
 Makes a random base of transformer-shaped matrices in bfloat16 and its full fine-tunes, merges them by
-each method in a process of its own, the methods in turn, and prints a table: median seconds, times
-those of task arithmetic, peak memory above an empty run (the same method on a tiny model in the
-same process), what ``--explain`` said, and whether the limits are kept.
+each method, the methods in turn, and prints a table.
+
+- "in process": seconds of ``merge_files`` in a process that has merged a small model (0.4 million
+  parameters) by the same method before, so that packages are imported and kernels loaded; the ratio
+  and its limit are of these. "processor": of all threads, user and system, in the same call.
+- "whole process": a process of its own that imports, merges once, and ends.
+- "measured": the peak resident size during the call, above what was resident before it (after the
+  small merge), the pages of all buffers that were touched included, those of the system's cache of
+  files not; ``--explain`` says what is held against it.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -20,10 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
 
 #: method -> options; those of scope model have exact thresholds of the whole model
 ELEMENTWISE = {
@@ -64,6 +70,9 @@ MODEL = {
 
 
 def generate(folder: Path, layers: int, experts: int, width: int) -> int:
+    import torch
+    from safetensors.torch import save_file
+
     generator = torch.Generator().manual_seed(0)
     shapes = {"up": (4 * width, width), "down": (width, 4 * width)}
     shapes |= {f"attention.{n}": (width, width) for n in "qkvo"}
@@ -89,28 +98,48 @@ def peak() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
+def forget_peak() -> int:
+    """Start the peak anew, and return the resident size now, in bytes (Linux)."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what the small merge let go of
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def alone(method: str, options: dict[str, object], folder: Path, experts: int) -> None:
+    """One merge and nothing else."""
+    import taskloom
+
+    sources = [folder / "full" / f"expert-{k}" for k in range(1, experts + 1)]
+    out = folder / "full" / "out"
+    taskloom.merge_files(
+        folder / "full" / "base", sources, method, out, overwrite=True, digests="none", **options
+    )
+
+
 def child(method: str, options: dict[str, object], folder: Path, experts: int) -> None:
     """One merge, timed, after one of a tiny model."""
     import taskloom
     from taskloom.merging.explain import explain
 
-    def run(where: Path) -> tuple[float, dict[str, object]]:
+    def run(where: Path) -> tuple[float, float, dict[str, object]]:
         sources = [where / f"expert-{k}" for k in range(1, experts + 1)]
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         taskloom.merge_files(
             where / "base", sources, method, where / "out", overwrite=True, digests="none", **options
         )
-        taken = time.perf_counter() - begun
-        return taken, explain(where / "base", sources, method, **options)
+        taken = time.perf_counter() - begun, time.process_time() - worked
+        return *taken, explain(where / "base", sources, method, **options)
 
     run(folder / "tiny")
-    before = peak()
-    seconds, told = run(folder / "full")
+    before = forget_peak()
+    seconds, worked, told = run(folder / "full")
     measured = peak() - before
     print(
         json.dumps(
             {
                 "seconds": seconds,
+                "processor": worked,
                 "memory": measured,
                 "told": told["memory_bytes"],
                 "grain": max((g["grain"] for g in told["groups"]), key=GRAINS.index),
@@ -131,10 +160,12 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="These methods, beside task arithmetic.")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        method, given, folder = options.child
-        child(method, json.loads(given), Path(folder), options.experts)
+    if options.child or options.alone:
+        method, given, folder = options.child or options.alone
+        work = child if options.child else alone
+        work(method, json.loads(given), Path(folder), options.experts)
         return
     cases = [
         (method, given)
@@ -145,7 +176,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
-        generate(folder / "tiny", 1, options.experts, 64)
+        generate(folder / "tiny", 1, options.experts, 192)
         count = generate(folder / "full", options.layers, options.experts, options.width)
         found: dict[tuple[str, str], list[dict[str, float]]] = {}
         for _ in range(options.repeat):
@@ -158,27 +189,33 @@ def main() -> None:
                     stdout=subprocess.PIPE,
                     text=True,
                 ).stdout
-                found.setdefault((method, said), []).append(json.loads(made))
-                print(method, said, made.strip(), file=sys.stderr)
+                begun = time.perf_counter()
+                subprocess.run([*call, "--alone", method, said, temp], check=True)
+                whole = {"whole": time.perf_counter() - begun}
+                found.setdefault((method, said), []).append(json.loads(made) | whole)
+                print(method, said, found[method, said][-1], file=sys.stderr)
         print(
             f"{count / 1e6:.1f} million parameters in bfloat16, {options.experts} experts; "
             f"medians of {options.repeat} runs in turn\n"
-            f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}\n"
+            f"{os.cpu_count()} cores ({platform.machine()}), torch {version('torch')}\n"
         )
         print(
-            "| method | options | grain | reads | seconds | of task arithmetic | limit | "
-            "memory above an empty run (MB) | --explain (MB) | --explain / measured |"
+            "| method | options | grain | reads | in process (s) | processor (s) | whole process (s) "
+            "| of task arithmetic | limit | measured (MB) | --explain (MB) | --explain / measured |"
         )
-        print("|---|---|---|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|---|---|---|---|")
         unit = statistics.median(r["seconds"] for r in found["task_arithmetic", "{}"])
         for (method, said), runs in found.items():
-            seconds = statistics.median(run["seconds"] for run in runs)
-            memory = statistics.median(run["memory"] for run in runs)
-            told = runs[0]["told"]
+            middle = {
+                key: statistics.median(run[key] for run in runs)
+                for key in ("seconds", "processor", "whole", "memory")
+            }
+            ratio, told, memory = middle["seconds"] / unit, runs[0]["told"], middle["memory"]
             print(
-                f"| {method} | {said} | {runs[0]['grain']} | {runs[0]['reads']} | {seconds:.2f} "
-                f"| {seconds / unit:.1f} | {limit(method, said, seconds / unit)} | {memory / 1e6:.0f} "
-                f"| {told / 1e6:.0f} | {told / max(memory, 1):.2f} |"
+                f"| {method} | {said} | {runs[0]['grain']} | {runs[0]['reads']} "
+                f"| {middle['seconds']:.2f} | {middle['processor']:.2f} | {middle['whole']:.2f} "
+                f"| {ratio:.1f} | {limit(method, said, ratio)} | {memory / 1e6:.1f} "
+                f"| {told / 1e6:.1f} | {told / max(memory, 1):.2f} |"
             )
 
 

@@ -39,20 +39,20 @@ SORTED = {
 def test_one_read_finds_what_two_find(long_pools, monkeypatch, name, coarse):
     base, experts = long_pools[torch.bfloat16, coarse]
     plain = run(base, experts, SORTED[name], fused=False)
-    for constant, value in {"SAMPLE": 1 << 14, "PIECES": 2, "LEAST": 9000}.items():
+    for constant, value in {"SAMPLE": 1 << 12, "PIECES": 4, "LEAST": 8000}.items():
         monkeypatch.setattr(once, constant, value)
     found = []
     inner = once.order_statistics
     monkeypatch.setattr(once, "order_statistics", lambda *a: found.append(inner(*a)) or found[-1])
     for how in ({}, {"slice_bytes": 20000, "threads": 2}):
         assert run(base, experts, SORTED[name], **how) == plain, how
-    assert len(found) == 4
+    assert len(found) >= 4
     assert any(each is not None for each in found) or name in {"sce of little", "most"}
 
 
 def test_a_wrong_sample_costs_a_read_and_nothing_else(long_pools, monkeypatch):
     base, experts = long_pools[torch.float32, False]
     plain = run(base, experts, SORTED["ties"], fused=False)
-    for constant, value in {"SAMPLE": 1 << 5, "PIECES": 2, "LEAST": 9000}.items():
+    for constant, value in {"SAMPLE": 1 << 5, "PIECES": 2, "LEAST": 8000, "_WIDE": -2.0}.items():
         monkeypatch.setattr(once, constant, value)
     assert run(base, experts, SORTED["ties"]) == plain

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from taskloom.algebra.core import Chain, Measure, Stack, Step, chain
+from taskloom.algebra.core import Chain, Measure, Op, Stack, Step, chain
 from taskloom.errors import PlanError
 from taskloom.lazy import Tensor, torch
+
+_PLACED = ("keep", "elect", "weigh", "total", "mean", "kept", "scale")
 
 
 def beside(*parts: Step | Chain) -> Chain:
@@ -58,7 +60,7 @@ def _first(step: Step) -> Step:
         made = step.apply(stack, statistic).values
         return stack.with_values(torch.cat([stack.values, made]))
 
-    return replace(step, name=f"beside({step.name})", apply=apply, linear=False, op=None)
+    return replace(step, name=f"beside({step.name})", apply=apply, linear=False, op=_placed(step, 1))
 
 
 def _beside(step: Step) -> Step:
@@ -76,8 +78,15 @@ def _beside(step: Step) -> Step:
         measure=_measured(step.measure),
         slicewise=_measured(step.slicewise),
         linear=False,
-        op=None,
+        op=_placed(step, 2),
     )
+
+
+def _placed(step: Step, place: int) -> Op | None:
+    """Tell the kernels where the step works; None for steps that they know on the experts' rows only."""
+    if step.op is None or step.op.name not in _PLACED or step.slicewise is not None:
+        return None
+    return replace(step.op, place=place)
 
 
 def _measured(measure: Measure | None) -> Measure | None:

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.algebra.combine import optionally, sum_rows
-from taskloom.algebra.core import Measure, Stack, Step, Weights
+from taskloom.algebra.core import Measure, Op, Stack, Step, Weights
+from taskloom.algebra.scores import exp, tanh
 from taskloom.algebra.select import Radix
 from taskloom.lazy import Tensor, torch
 
 Cross = Literal["released", "vision"]
 Floats = NDArray[np.float32]
+#: how far below the wanted rank of a sample, as a share of it, scores are left out
+_MARGIN = 0.03
 
 
 @dataclass
@@ -36,49 +39,83 @@ class Limits:
 
 
 @dataclass
-class _Magnitudes:
+class Magnitudes:
     """Rounds 0 and 1: order statistics of magnitudes."""
 
     radix: Radix | None
 
-    def see(self, values: Tensor) -> _Magnitudes:
+    def see(self, values: Tensor) -> Magnitudes:
+        """Count a slice."""
         radix = Radix.first(len(values)) if self.radix is None else self.radix.fresh()
         if radix.prefix is not None:  # a row for the low end, a row for the high one
             values = torch.cat([values, values])
-        return self.join(_Magnitudes(radix.see(values)))
+        return self.join(Magnitudes(radix.see(values)))
 
-    def join(self, other: _Magnitudes) -> _Magnitudes:
+    def counted(self, counts: NDArray[np.int64], _: Any) -> Magnitudes:
+        """Return this round with what the kernels counted in place of what it saw."""
+        return Magnitudes(Radix(counts) if self.radix is None else replace(self.radix, counts=counts))
+
+    @property
+    def known(self) -> None:
+        """Nothing that the kernels need."""
+        return None
+
+    def join(self, other: Magnitudes) -> Magnitudes:
+        """Return what both have seen."""
         both = (self.radix, other.radix)
         known = [radix for radix in both if radix is not None]
-        return _Magnitudes(known[0].join(known[1]) if len(known) == 2 else known[0] if known else None)
+        return Magnitudes(known[0].join(known[1]) if len(known) == 2 else known[0] if known else None)
 
 
 @dataclass
-class _Scores:
-    """Rounds 2 and 3: order statistics of scores, of their positive parts and of their negative ones."""
+class Scores:
+    """Rounds 2 and 3: order statistics of scores, by integers of their order; a row for each expert.
+
+    ``cutoff``: what is below may be counted as the smallest of all.
+    """
 
     limits: Limits
     radix: Radix
     cross: Cross
+    cutoff: Floats
 
-    def see(self, values: Tensor) -> _Scores:
+    def see(self, values: Tensor) -> Scores:
+        """Score and count a slice."""
         scores = compete_scores(values, self.limits, self.cross)
-        radix = self.radix.fresh().see(torch.cat([scores.clamp(min=0), (-scores).clamp(min=0)]))
-        top = np.maximum(self.limits.top, _most(scores))
+        flat = scores.reshape(len(scores), -1).cpu().numpy()
+        radix = self.radix.fresh().see_bits(torch.from_numpy(_order(flat)))
+        top = np.maximum(self.limits.top, flat.max(1, initial=-np.inf))
         return self.join(replace(self, radix=radix, limits=replace(self.limits, top=top)))
 
-    def join(self, other: _Scores) -> _Scores:
+    def counted(self, counts: NDArray[np.int64], top: Floats) -> Scores:
+        """Return this round with what the kernels counted in place of what it saw."""
+        limits = replace(self.limits, top=np.maximum(self.limits.top, top))
+        return replace(self, limits=limits, radix=replace(self.radix, counts=counts))
+
+    @property
+    def known(self) -> Limits:
+        """What the kernels need to count: the floor is the cutoff."""
+        return replace(self.limits, floor=self.cutoff)
+
+    def join(self, other: Scores) -> Scores:
+        """Return what both have seen."""
         top = np.maximum(self.limits.top, other.limits.top)
         limits = replace(self.limits, top=top)
         return replace(self, limits=limits, radix=self.radix.join(other.radix))
 
 
-def _most(scores: Tensor) -> Floats:
-    flat = scores.reshape(len(scores), -1)
-    if not flat.shape[1]:
-        return np.full(len(scores), -np.inf, dtype=np.float32)
-    most: Floats = flat.amax(1).cpu().numpy()
-    return most
+def _order(scores: Floats) -> NDArray[np.int64]:
+    """Float32 to integers of 32 bits in the same order."""
+    bits = np.ascontiguousarray(scores).view(np.uint32).astype(np.int64)
+    found: NDArray[np.int64] = np.where(bits >= 1 << 31, bits ^ 0xFFFFFFFF, bits ^ (1 << 31))
+    return found
+
+
+def _scores_of(order: NDArray[np.int64]) -> Floats:
+    """Undo `_order`."""
+    bits = np.where(order >= 1 << 31, order ^ (1 << 31), order ^ 0xFFFFFFFF).astype(np.uint32)
+    found: Floats = bits.view(np.float32) + np.float32(0)  # -0 is 0
+    return found
 
 
 def compete(
@@ -112,28 +149,32 @@ def compete(
     if not 0.0 <= clamp < 0.5:
         raise ValueError(f"clamp is a share of the entries and must lie in [0, 0.5), not {clamp!r}")
 
-    def see(acc: _Magnitudes | _Scores, stack: Stack) -> _Magnitudes | _Scores:
+    def see(acc: Magnitudes | Scores, stack: Stack) -> Magnitudes | Scores:
         return acc.see(stack.values.detach())
 
-    def start(round_: int, previous: Any) -> _Magnitudes | _Scores:
+    def start(round_: int, previous: Any) -> Magnitudes | Scores | None:
         if round_ == 0:
-            return _Magnitudes(None)
+            return Magnitudes(None)
         if round_ == 1:
-            return _Magnitudes(_doubled(previous.radix, clamp))
+            return Magnitudes(_doubled(previous.radix, clamp))
         if round_ == 2:
             low, high = np.split(previous.radix.limits().view(np.float32), 2)
             nothing = np.full(len(low), -np.inf, dtype=np.float32)
-            return _Scores(Limits(low, high, nothing, nothing), Radix.first(2 * len(low)), cross)
-        positive = [_floor_rank(int(n), ratio) for n in _per_expert(previous.radix)]
-        negative = [
-            int(n) - rank + 1 for n, rank in zip(_per_expert(previous.radix), positive, strict=True)
-        ]
-        scores: _Scores = replace(previous, radix=previous.radix.second(positive + negative))
-        return scores
+            return Scores(Limits(low, high, nothing, nothing), Radix.wide(len(low)), cross, nothing)
+        ranks = [_floor_rank(int(n), ratio) for n in previous.radix.totals]
+        radix = previous.radix.second(ranks)
+        left_out = np.isfinite(previous.cutoff) & (radix.prefix <= _order(previous.cutoff) >> 16)
+        return None if left_out.any() else replace(previous, radix=radix)
 
-    def done(acc: _Scores) -> Limits:
-        positive, negative = np.split(acc.radix.limits().view(np.float32), 2)
-        return replace(acc.limits, floor=positive - negative)
+    def hint(acc: Scores, sampled: Scores) -> Scores:
+        totals = sampled.radix.totals
+        ranks = [_floor_rank(int(n), ratio) - int(_MARGIN * n) for n in totals]
+        found = sampled.radix.second(np.maximum(ranks, 1))
+        low = _scores_of(np.asarray(found.prefix) << 16)
+        return replace(acc, cutoff=np.where(low > 0, low, -np.inf).astype(np.float32))
+
+    def done(acc: Scores) -> Limits:
+        return replace(acc.limits, floor=_scores_of(acc.radix.wanted()))
 
     def apply(stack: Stack, limits: Limits) -> Stack:
         values, device = stack.values, stack.values.device
@@ -157,9 +198,12 @@ def compete(
         see,
         done,
         join=lambda one, other: one.join(other),
+        count="scores",
+        hint=(2, hint),
     )
     inside = ", ".join([f"{ratio:g}", f"clamp {clamp:g}", *([cross] if cross != "released" else [])])
-    return Step(f"compete({inside})", apply, measure=measure, weights=weights)
+    op = Op("compete", weights=weights, flag=int(cross == "vision"))
+    return Step(f"compete({inside})", apply, measure=measure, weights=weights, op=op)
 
 
 def compete_scores(values: Tensor, limits: Limits, cross: Cross = "released") -> Tensor:
@@ -169,8 +213,7 @@ def compete_scores(values: Tensor, limits: Limits, cross: Cross = "released") ->
     wide = torch.where(high > low, high - low, 1.0)
     size = exact.abs().clamp_(low, high).sub_(low).div_(wide)
     rivals = sum_rows(exact if cross == "released" else torch.sign(exact) * size)
-    scores = (exact * rivals).tanh_().mul_(size.square_().mul_(len(values)).exp_())
-    return scores.float()
+    return (tanh(exact * rivals) * exp(size * size * len(values))).float()
 
 
 def _column(numbers: Floats, like: Tensor) -> Tensor:
@@ -184,11 +227,6 @@ def _doubled(radix: Radix, clamp: float) -> Radix:
     low = [min(n, int(n * clamp) + 1) for n in totals]
     high = [max(1, int(n * (1 - clamp) - 1) + 1) for n in totals]
     return Radix(np.concatenate([radix.counts, radix.counts])).second(low + high)
-
-
-def _per_expert(radix: Radix) -> NDArray[np.int64]:
-    totals: NDArray[np.int64] = radix.totals[: len(radix.totals) // 2]
-    return totals
 
 
 def _floor_rank(count: int, ratio: float) -> int:

@@ -14,9 +14,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from taskloom.lazy import Tensor
+
+if TYPE_CHECKING:
+    from taskloom.algebra.exact import ExactSums
 
 #: one number: a plain float, or a 0-d tensor when its gradient is wanted
 Scalar = float | Tensor
@@ -92,6 +95,28 @@ class Need:
 
 
 @dataclass(frozen=True)
+class Summed:
+    """Exact sums over a part of one tensor.
+
+    Attributes
+    ----------
+    name
+        Of the tensor.
+    count
+        Entries of a row that were added up.
+    numel
+        Entries of the tensor.
+    sums
+        One for each row.
+    """
+
+    name: str
+    count: int
+    numel: int
+    sums: ExactSums
+
+
+@dataclass(frozen=True)
 class Measure:
     """A statistic of the whole model, mergeable over tensors and slices.
 
@@ -102,7 +127,13 @@ class Measure:
 
     ``join`` adds up two accumulators of one round that saw different stacks, so that several threads
     can share a round; None: one thread sees everything. ``count`` is what the fused kernels count in
-    place of ``see`` (see `Op`).
+    place of ``see`` (see `Op`); where that is a sum (``squares``, ``sizes`` of entries, ``elected``:
+    sizes of the rows and of what they take of the shared vector), ``add`` folds in what they summed.
+
+    ``hint`` makes the kernels' work shorter: of the round that it names, given what has started, and the
+    same over a sample of the entries, it returns what to start with, which may leave out (count as
+    smallest) what cannot be wanted; its statistic is the same, or ``start`` of the next round returns
+    None, and the round is run again without.
     """
 
     rounds: int
@@ -110,7 +141,9 @@ class Measure:
     see: Callable[[Any, Stack], Any]
     done: Callable[[Any], Any]
     join: Callable[[Any, Any], Any] | None = None
-    count: Literal["magnitudes", "signs", "gram"] | None = None
+    count: Literal["magnitudes", "signs", "gram", "squares", "sizes", "elected", "scores"] | None = None
+    add: Callable[[Any, Summed], Any] | None = None
+    hint: tuple[int, Callable[[Any, Any], Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +159,10 @@ class Op:
         ``weigh``, ``total``, ``mean``, ``kept`` (mean of what is not zero), ``scale``, ``drop``,
         ``elect``, ``keep`` (over the model), ``tensor`` or ``row`` (keep or cut the largest), ``rank``
         (drop by rank), ``blend`` and ``stock`` (total and scaled mean by numbers of the tensor),
-        ``vary`` and ``erase`` (select by variance, average what agrees, as SCE does).
+        ``vary`` and ``erase`` (select by variance, average what agrees, as SCE does), ``tall_masks``,
+        ``elect_largest``, ``consensus`` and ``take`` (a shared vector and parts of it), ``beyond``
+        (compare with a number), ``exclusive`` (the largest of every block, each entry once),
+        ``compete`` (PCB).
     value
         The factor, or the share.
     weights
@@ -135,11 +171,19 @@ class Op:
         Of ``drop``.
     flag
         ``drop``: rescale; ``elect``: a tie is nothing (0), plus (1) or the statistic (2); ``mean``:
-        divide; ``tensor``, ``row``: cut instead of keep; ``erase``: mergekit's divisor.
+        divide; ``tensor``, ``row``: cut instead of keep; ``erase``: mergekit's divisor; ``exclusive``:
+        keep the last, shorter block; ``compete``: as the file for vision models does.
     extra
-        Entries kept beyond the share.
+        Entries kept beyond the share; ``exclusive``: of a block; ``consensus``: least tasks.
     width
         ``rank``: how far probabilities lie from the share at most.
+    size
+        ``exclusive``: entries of a block.
+    task
+        ``take``: the expert whose part is taken; None takes the shared vector.
+    place
+        0: the experts' rows; 1: a copy of them, which the step makes and leaves beside them; 2: what is
+        there.
     """
 
     name: str
@@ -149,6 +193,9 @@ class Op:
     flag: int = 0
     extra: int = 0
     width: float = 0.0
+    size: int = 0
+    task: str | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from taskloom.lazy import Tensor
 
 _WIDTH = 26  # bits of one cell of the grid
 _FOLDS = 3  # cells kept below the largest number's
+#: cells that the kernels fill for squares and magnitudes of float32 numbers, the one of 1, and a mark
+CELLS, ZERO = 32, 16
 _CHUNK = 1 << 20  # numbers looked at in one go: their integers sum up below 2**53
 
 
@@ -50,6 +52,19 @@ class ExactSums:
         flat = rows.detach().reshape(len(rows), -1).double().cpu().numpy()
         return cls([_cells(row) for row in flat])
 
+    @classmethod
+    def of_cells(cls, rows: NDArray[np.int64]) -> ExactSums:
+        """Take sums of digits in cells that the fused kernels made: ``(K, CELLS)``.
+
+        Raises
+        ------
+        NumericalError
+            A number that is not finite was among those that were added up.
+        """
+        if rows[:, -1].any():
+            raise _too_large()
+        return cls([{int(c) - ZERO: int(row[c]) for c in np.flatnonzero(row)} for row in rows])
+
     def __add__(self, other: ExactSums) -> ExactSums:
         """Return the sums over what both have seen."""
         cells = [dict(row) for row in self._cells]
@@ -74,10 +89,7 @@ def _cells(row: NDArray[np.float64]) -> dict[int, int]:
 def _fold(part: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
     largest = float(part.max())
     if not math.isfinite(largest):
-        raise NumericalError(
-            "a sum over the model is beyond the range of float64",
-            hint="Repair the checkpoint, or scale it down",
-        )
+        raise _too_large()
     if largest <= 0:
         return
     top = (math.frexp(largest)[1] - 1) // _WIDTH
@@ -91,6 +103,13 @@ def _fold(part: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
             yield cell, total
         rest -= whole
         rest *= 2.0**_WIDTH
+
+
+def _too_large() -> NumericalError:
+    return NumericalError(
+        "a sum over the model is beyond the range of float64",
+        hint="Repair the checkpoint, or scale it down",
+    )
 
 
 def _total(cells: dict[int, int]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from taskloom.algebra.core import Grain, Stack, Step
+from taskloom.algebra.core import Grain, Op, Stack, Step
 from taskloom.algebra.select import top_mask
 from taskloom.lazy import Tensor, torch
 
@@ -38,11 +38,21 @@ def exclusive_blocks(n: int, m: int, trailing: Trailing = "drop") -> Step:
         marks[:, :whole] = _choose(blocks, n).reshape(len(flat), whole)
         left = flat.shape[1] - whole
         if left and trailing == "keep":
-            marks[:, whole:] = _choose(flat[:, whole:], max(1, round(n * left / m)))
+            marks[:, whole:] = _choose(flat[:, whole:], kept_of(left, n, m))
         return stack.with_values((flat * marks).reshape(values.shape))
 
     inside = f"{n}:{m}" + (", trailing" if trailing == "keep" else "")
-    return Step(f"exclusive({inside})", apply, block=m)
+    op = Op("exclusive", flag=int(trailing == "keep"), extra=n, size=m)
+    return Step(f"exclusive({inside})", apply, block=m, op=op)
+
+
+def kept_of(length: int, n: int, m: int) -> int:
+    """Return how many entries stay of a last block that is shorter than m.
+
+    >>> kept_of(2, 1, 4), kept_of(1, 1, 4)
+    (1, 1)
+    """
+    return max(1, round(n * length / m))
 
 
 def exclusive(density: float) -> Step:

@@ -8,7 +8,6 @@ energy of an expert is added as `taskloom.algebra.gram` adds. So neither depends
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from taskloom.algebra.combine import sum_rows
 from taskloom.algebra.core import Chain, Grain, Measure, Op, Stack, Step, chain
 from taskloom.algebra.gram import BLOCK, block_sums, gram, measuring
-from taskloom.algebra.select import Radix, Selection
+from taskloom.algebra.select import Found, Radix, Selection
 from taskloom.lazy import Tensor, torch
 
 Rule = Literal["paper", "released", "mergekit"]
@@ -60,8 +59,8 @@ def select_varying(share: float) -> Step:
     def see(acc: Radix, stack: Stack) -> Radix:
         return acc.see_bits(variance_keys(stack.values)[None])
 
-    def done(acc: Radix) -> Selection:  # the kernels have a row for each expert and use the first
-        return replace(acc, counts=acc.counts[:1]).selection()
+    def done(acc: Radix | Found) -> Selection:
+        return acc.selection()
 
     measure = Measure(2, start, see, done, lambda one, other: one.join(other), "magnitudes")
 

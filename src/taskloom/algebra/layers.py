@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.algebra.core import Measure, Stack, Step
+from taskloom.algebra.core import Measure, Op, Stack, Step, Summed
 from taskloom.algebra.exact import ExactSums
 from taskloom.lazy import torch
 
@@ -50,9 +50,10 @@ def prune_layers(share: float, which: Literal["low", "high"] = "low", layers: La
 
     def see(acc: _Seen | None, stack: Stack) -> _Seen:
         sums = ExactSums.of(stack.values.detach().double().abs())
-        count, known = (acc or {}).get(stack.name, (0, None))
-        now = (count + stack.values[0].numel(), sums if known is None else known + sums)
-        return {**(acc or {}), stack.name: now}
+        return add(acc, Summed(stack.name, stack.values[0].numel(), stack.numel, sums))
+
+    def add(acc: _Seen | None, seen: Summed) -> _Seen:
+        return join(acc, {seen.name: (seen.count, seen.sums)})
 
     def join(one: _Seen | None, other: _Seen | None) -> _Seen:
         merged = dict(one or {})
@@ -72,8 +73,8 @@ def prune_layers(share: float, which: Literal["low", "high"] = "low", layers: La
         return stack.with_values(stack.values * column.reshape(-1, *[1] * (stack.values.ndim - 1)))
 
     inside = ", ".join([f"{share:g}", which, *(["tensor"] if layers == "tensor" else [])])
-    measure = Measure(1, lambda round_, previous: None, see, done, join)
-    return Step(f"prune_layers({inside})", apply, measure=measure)
+    measure = Measure(1, lambda round_, previous: None, see, done, join, "sizes", add)
+    return Step(f"prune_layers({inside})", apply, measure=measure, op=Op("weigh"))
 
 
 def _kept(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from taskloom.algebra.beside import split
 from taskloom.algebra.combine import resolve_weights, sum_rows
-from taskloom.algebra.core import Measure, Stack, Step, Weights
+from taskloom.algebra.core import Measure, Op, Stack, Step, Summed, Weights
 from taskloom.algebra.exact import ExactSums
 from taskloom.errors import PlanError, nearest
 from taskloom.lazy import Tensor, torch
@@ -54,7 +54,8 @@ def tall_masks(threshold: float | Mapping[str, float] = 0.4) -> Step:
         return stack.with_values(torch.cat([merged, marks.to(taus.dtype)]))
 
     label = ", ".join(f"{number:g}" for number in numbers)
-    return Step(f"tall_masks({label})", apply, weights=weights)
+    op = Op("tall_masks", numbers[0] if weights is None else 0.0, weights)
+    return Step(f"tall_masks({label})", apply, weights=weights, op=op)
 
 
 def consensus(least: int = 2) -> Step:
@@ -70,7 +71,7 @@ def consensus(least: int = 2) -> Step:
         count = (factors.detach() != 0).sum(0, keepdim=True)
         return stack.with_values(shared * (count >= least))
 
-    return Step(f"consensus({least})", apply)
+    return Step(f"consensus({least})", apply, op=Op("consensus", extra=least))
 
 
 def take(task: str | None = None) -> Step:
@@ -93,7 +94,7 @@ def take(task: str | None = None) -> Step:
         k = stack.experts.index(task)
         return stack.with_values(shared * factors[k : k + 1])
 
-    return Step("take(shared)" if task is None else f"take({task})", apply)
+    return Step("take(shared)" if task is None else f"take({task})", apply, op=Op("take", task=task))
 
 
 def _parts(stack: Stack) -> tuple[Tensor, Tensor]:
@@ -130,18 +131,21 @@ def elect_largest(sizes: Sizes | None = "paper") -> Step:
         return stack.with_values(torch.cat([shared, parts]))
 
     if sizes is None:
-        return Step("elect_largest", apply)
+        return Step("elect_largest", apply, op=Op("elect_largest"))
     per_tensor = sizes == "released"
 
     def see(acc: _Sums | None, stack: Stack) -> _Sums:
         values = stack.values.detach()
         shared, marks = elected(values)
         both = torch.cat([values.abs(), shared.abs() * marks])
-        key, size = (stack.name, max(1, stack.numel)) if per_tensor else ("", 1)
-        return _joined(acc, {key: (size, ExactSums.of(both))})
+        return add(acc, Summed(stack.name, values[0].numel(), stack.numel, ExactSums.of(both)))
 
-    measure = Measure(1, lambda round_, previous: None, see, _factors, _joined)
-    return Step(f"elect_largest({sizes})", apply, measure=measure)
+    def add(acc: _Sums | None, seen: Summed) -> _Sums:
+        key, size = (seen.name, max(1, seen.numel)) if per_tensor else ("", 1)
+        return _joined(acc, {key: (size, seen.sums)})
+
+    measure = Measure(1, lambda round_, previous: None, see, _factors, _joined, "elected", add)
+    return Step(f"elect_largest({sizes})", apply, measure=measure, op=Op("elect_largest"))
 
 
 #: tensor (or "" for all) -> what to divide by, and 2 K sums: of the task vectors, of what they take
@@ -157,7 +161,11 @@ def elected(values: Tensor) -> tuple[Tensor, Tensor]:
     """
     sign = (sum_rows(values).detach() > 0).to(values.dtype) * 2 - 1
     agreeing = values * sign
-    return agreeing.amax(0, keepdim=True).clamp(min=0) * sign, agreeing.detach() > 0
+    largest = torch.zeros_like(values[:1])
+    for row in agreeing:
+        largest = torch.maximum(largest, row)
+    # which of two zeros is the larger one is not defined
+    return torch.where(largest == 0, 0.0, largest * sign), agreeing.detach() > 0
 
 
 def _joined(one: _Sums | None, other: _Sums | None) -> _Sums:

@@ -85,6 +85,11 @@ class Radix:
         """Start round 0."""
         return cls(np.zeros((experts, _HIGH), dtype=np.int64))
 
+    @classmethod
+    def wide(cls, experts: int) -> Radix:
+        """Start round 0 for numbers of 32 bits."""
+        return cls(np.zeros((experts, _LOW), dtype=np.int64))
+
     def fresh(self) -> Radix:
         """Return this round with nothing counted."""
         return replace(self, counts=np.zeros_like(self.counts))
@@ -98,11 +103,11 @@ class Radix:
         return self.see_bits(magnitude_bits(values).reshape(len(values), -1))
 
     def see_bits(self, bits: Tensor) -> Radix:
-        """Count int32 ``(K, n)`` that are not negative, in place of `magnitude_bits`; return self."""
+        """Count integers ``(K, n)`` of 31 bits, or of 32 where `wide`, in place of `magnitude_bits`."""
         for k, row in enumerate(bits):
             high = row >> 16
             if self.prefix is None:
-                self.counts[k] += _histogram(high, _HIGH)
+                self.counts[k] += _histogram(high, self.counts.shape[1])
             else:
                 low = row[high == int(self.prefix[k])] & (_LOW - 1)
                 self.counts[k] += _histogram(low, _LOW)
@@ -136,6 +141,13 @@ class Radix:
         """``(K,)`` int32: `magnitude_bits` of the wanted order statistics, exact. Ends round 1."""
         return self.selection().limits
 
+    def wanted(self) -> Numbers:
+        """``(K,)`` int64: the wanted numbers of 32 bits, where ranks are not too great. Ends round 1."""
+        if self.prefix is None or self.rest is None:
+            raise ValueError("what is wanted is known after round 1 only")
+        found: Numbers = (self.prefix << 16) | self._locate(self.rest)[0]
+        return found
+
     def selection(self) -> Selection:
         """Return what marks exactly the wanted number of entries, lower index first. Ends round 1."""
         if self.prefix is None or self.rest is None or self.beyond is None:
@@ -145,6 +157,21 @@ class Radix:
         bits = np.where(self.beyond, _NOTHING, (self.prefix << 16) | low).astype(np.int32)
         equal = self.counts[np.arange(len(low)), low]
         return Selection(bits, np.where(self.beyond, 0, equal - rest + 1), np.zeros_like(rest))
+
+
+@dataclass
+class Found:
+    """Order statistics that were found without radix rounds, in place of a `Radix` that ended."""
+
+    known: Selection
+
+    def selection(self) -> Selection:
+        """Return what marks exactly the wanted number of entries, lower index first."""
+        return replace(self.known, seen=np.zeros_like(self.known.seen))
+
+    def limits(self) -> Numbers:
+        """``(K,)`` int32: `magnitude_bits` of the wanted order statistics."""
+        return self.known.limits
 
 
 def _histogram(codes: Tensor, bins: int) -> Numbers:
@@ -208,7 +235,7 @@ def selecting(count: Callable[[int], int], *, ties: bool) -> Measure:
     def join(one: Radix | None, other: Radix | None) -> Radix | None:
         return one.join(other) if one is not None and other is not None else one or other
 
-    def done(acc: Radix) -> Selection | Numbers:
+    def done(acc: Radix | Found) -> Selection | Numbers:
         return acc.selection() if ties else acc.limits()
 
     return Measure(2, start, see, done, join, "magnitudes")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.algebra.combine import sum_rows
-from taskloom.algebra.core import Grain, Measure, Stack, Step
+from taskloom.algebra.core import Grain, Measure, Op, Stack, Step
 from taskloom.algebra.exact import ExactSums
 from taskloom.lazy import Tensor, torch
 
@@ -41,7 +41,10 @@ def weigh_by_size(power: float = 2.0, scope: Whose = "model") -> Step:
         _see,
         lambda acc: shares(acc.values(), power),
         join=lambda one, other: one + other if one is not None and other is not None else one or other,
+        count="squares",
+        add=lambda acc, seen: seen.sums if acc is None else acc + seen.sums,
     )
+    op = Op("weigh")
 
     def apply(stack: Stack, weights: NDArray[np.float64] | None) -> Stack:
         if weights is None:
@@ -50,8 +53,8 @@ def weigh_by_size(power: float = 2.0, scope: Whose = "model") -> Step:
         return stack.with_values(stack.values * column.reshape(-1, *[1] * (stack.values.ndim - 1)))
 
     if scope == "model":
-        return Step(label, apply, measure=measure)
-    return Step(label, apply, Grain.TENSOR, slicewise=measure)
+        return Step(label, apply, measure=measure, op=op)
+    return Step(label, apply, Grain.TENSOR, slicewise=measure, op=op)
 
 
 def shares(squares: NDArray[np.float64], power: float) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from taskloom.algebra.core import Grain, Stack, Step
+from taskloom.algebra.core import Grain, Op, Stack, Step
 from taskloom.algebra.select import top_mask
 from taskloom.lazy import torch
 
@@ -22,9 +22,10 @@ def beyond(size: float) -> Step:
     """Set entries to zero that are not larger than ``size`` in magnitude."""
 
     def apply(stack: Stack, _: Any) -> Stack:
-        return stack.with_values(stack.values * (stack.values.detach().abs() > size))
+        limit = torch.tensor(size, dtype=stack.values.dtype, device=stack.values.device)
+        return stack.with_values(stack.values * (stack.values.detach().abs() > limit))
 
-    return Step(f"beyond({size:g})", apply)
+    return Step(f"beyond({size:g})", apply, op=Op("beyond", size))
 
 
 def favour_unique(gain: float, most: float) -> Step:

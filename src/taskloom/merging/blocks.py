@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 F32, BF16, F16, TABLE = 0, 1, 2, 3
 # steps
 WEIGH, TOTAL, MEAN, KEPT, SCALE, DROP, ELECT, KEEP, TENSOR, ROW, STOCK, RANK = range(12)
-VARY, ERASE, BAND, NOTHING = range(12, 16)
+VARY, ERASE, BAND, NOTHING, TALL, CONSENSUS, TAKE, LARGEST, BEYOND, EXCLUSIVE, COMPETE = range(12, 23)
 
 BLOCK = 4096
 
@@ -59,6 +59,16 @@ def _bits(context: Any, a: Any) -> Any:
         return builder.bitcast(args[0], ir.IntType(32))
 
     return types.uint32(types.float32), generate
+
+
+@intrinsic
+def _wide_number(context: Any, a: Any) -> Any:
+    """Float64 with the bits of a uint64."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.uint64), generate
 
 
 @_jit
@@ -428,16 +438,249 @@ def _spread(v, rows, m, keys):
 
 
 @_jit
-def _steps(
-    upto, codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
-    experts, v, bits, start, m, row, counts, spare,
-):  # fmt: skip
-    """Run the first ``upto`` steps on a block of task vectors; return how many rows are left."""
-    rows = experts
+def _tall_masks(v, merged, rows, m, thresholds):
+    """Write 1 where an expert's entry exceeds its threshold times what the others add to it, else 0."""
     one, zero = np.float32(1), np.float32(0)
-    a, b = v[experts + 1], v[experts + 2]
+    for k in range(rows):
+        w, x = thresholds[k], v[k]
+        for i in range(m):
+            x[i] = one if abs(x[i]) > w * abs(merged[i] - x[i]) else zero
+
+
+@_jit
+def _elect_largest(v, shared, rows, m, a):
+    """Write the largest entry of the elected sign, and 1 where an expert has that sign, else 0."""
+    one, zero = np.float32(1), np.float32(0)
+    for k in range(rows):
+        x = v[k]
+        for i in range(m):
+            a[i] = x[i] if k == 0 else a[i] + x[i]
+    for i in range(m):
+        a[i] = one if a[i] > zero else -one
+    for k in range(rows):
+        x = v[k]
+        for i in range(m):
+            y = x[i] * a[i]
+            before = zero if k == 0 else shared[i]
+            shared[i] = before if y <= before or before != before else y
+            x[i] = one if y > zero else zero
+    for i in range(m):
+        shared[i] = zero if shared[i] == zero else shared[i] * a[i]
+
+
+@_jit
+def _exclusive(v, bits, rows, m, limits, spare, held):
+    """Let rows choose their largest entries of every block, each entry once; see `Op`.
+
+    ``limits``: entries of a block, entries chosen of it, and, from the second row on, entries chosen of
+    a block that is shorter.
+    """
+    one, zero = np.float32(1), np.float32(0)
+    size, wanted, short = limits[0], limits[1], limits[2]
+    for at in range(0, m, size):
+        n = min(size, m - at)
+        count = wanted if n == size else short
+        free = held[at : at + n]
+        for i in range(n):
+            free[i] = np.uint32(0x7FFFFFFF)
+        guess = np.uint32(0)
+        for k in range(rows):
+            x, u = v[k, at : at + n], bits[k, at : at + n]
+            most, some = np.uint32(0), np.uint32(0)
+            for i in range(n):
+                y = np.uint32(u[i] & free[i])
+                spare[i] = y
+                most = max(most, y)
+                some = np.uint32(some + np.uint32(y > np.uint32(0)))
+            if count <= 0 or most == np.uint32(0):
+                for i in range(n):
+                    x[i] = x[i] * zero
+                continue
+            if np.int64(some) <= count:
+                limit, place = np.uint32(1), n
+            else:
+                limit, left = _row_limit(spare, n, most, count, guess)
+                place = _place(spare, n, limit, left)
+                guess = limit
+            y = spare[:place]
+            for i in range(place):
+                mark = y[i] >= limit
+                free[i] = np.uint32(0) if mark else free[i]
+                x[i] = x[i] * (one if mark else zero)
+            for i in range(place, n):
+                mark = np.uint32(spare[i]) > limit
+                free[i] = np.uint32(0) if mark else free[i]
+                x[i] = x[i] * (one if mark else zero)
+
+
+@_jit
+def _exp(z):
+    """Exponential function; every operation is that of `taskloom.algebra.scores.exp`."""
+    z = min(max(z, -700.0), 700.0)
+    k = np.floor(z * 1.4426950408889634 + 0.5)
+    r = (z - k * 0.693145751953125) - k * 1.4286068203094173e-06
+    p = 1.0 / 39916800.0
+    p = p * r + 1.0 / 3628800.0
+    p = p * r + 1.0 / 362880.0
+    p = p * r + 1.0 / 40320.0
+    p = p * r + 1.0 / 5040.0
+    p = p * r + 1.0 / 720.0
+    p = p * r + 1.0 / 120.0
+    p = p * r + 1.0 / 24.0
+    p = p * r + 1.0 / 6.0
+    p = p * r + 0.5
+    p = p * r + 1.0
+    p = p * r + 1.0
+    return p * _wide_number(np.uint64(np.int32(k) + 1023) << np.uint64(52))
+
+
+@_jit
+def _tanh(x):
+    """Hyperbolic tangent; every operation is that of `taskloom.algebra.scores.tanh`."""
+    z = x * x
+    if z <= 1.0:
+        top = ((z + 378.0) * z + 17325.0) * z + 135135.0
+        low = ((28.0 * z + 3150.0) * z + 62370.0) * z + 135135.0
+        return x * top / low
+    t = _exp(-2.0 * abs(x))
+    y = (1.0 - t) / (1.0 + t)
+    return -y if x < 0 else y
+
+
+@_jit
+def _rivals(v, rows, m, vision, bounds, wide):
+    """Write what every entry is multiplied by in its score, ``wide[0]`` (float64)."""
+    total = wide[0]
+    for k in range(rows):
+        x = v[k]
+        if vision:
+            low, high = np.float64(bounds[0, k]), np.float64(bounds[1, k])
+            width = high - low if high > low else 1.0
+            for i in range(m):
+                y = np.float64(x[i])
+                size = (min(max(abs(y), low), high) - low) / width
+                part = size if y > 0 else (-size if y < 0 else 0.0)
+                total[i] = part if k == 0 else total[i] + part
+        else:
+            for i in range(m):
+                total[i] = np.float64(x[i]) if k == 0 else total[i] + np.float64(x[i])
+
+
+@_jit
+def _scores(x, rows, m, low, high, cutoff, wide, places):
+    """Score the entries of a row; return how many, where, and what (``wide[1]``, rounded to float32).
+
+    Entries are left out whose score is below the cutoff for certain: ``tanh(x) <= x`` and
+    ``exp(z) < 2**k (1 + f)`` for ``z = (k + f) ln 2``.
+    """
+    rivals, found, inputs = wide[0], wide[1], wide[2]
+    many, low64, high64 = np.float64(rows), np.float64(low), np.float64(high)
+    width = high64 - low64 if high64 > low64 else 1.0
+    n = 0
+    most, sizes = np.uint32(0), x.view(np.uint32)
+    for i in range(m):
+        most = max(most, np.uint32(sizes[i] & np.uint32(0x7FFFFFFF)))
+    # an entry that large times a very small number could be lost in the bound
+    if cutoff > np.float32(1e-20) and rows <= 16 and most < np.uint32(0x58635FA9):  # 1e15
+        slope = np.float32(np.sqrt(many * 1.4426950408889634) / width)
+        more = np.float32(1.0001)
+        bound = found.view(np.float32)
+        for i in range(m):
+            y = abs(x[i])
+            y = high if y > high else y
+            y = y - low
+            y = (y if y > np.float32(0) else np.float32(0)) * slope
+            power = y * y * more + np.float32(1.0001)
+            product = x[i] * np.float32(rivals[i]) * more
+            bound[i] = product * _number(np.uint32(np.int32(power * np.float32(8388608.0)) + 1056964608))
+        for i in range(m):
+            places[n] = np.uint32(i)
+            n += np.int64(not bound[i] < cutoff)
+    else:
+        for i in range(m):
+            places[i] = np.uint32(i)
+        n = m
+    for j in range(n):
+        i = np.int64(places[j])
+        y = np.float64(x[i])
+        size = (min(max(abs(y), low64), high64) - low64) / width
+        found[j] = size * size * many
+        inputs[j] = y * rivals[i]
+    far = 0
+    for j in range(n):
+        y = inputs[j]
+        z = y * y
+        top = ((z + 378.0) * z + 17325.0) * z + 135135.0
+        down = ((28.0 * z + 3150.0) * z + 62370.0) * z + 135135.0
+        found[j] = (y * top / down) * _exp(found[j]) if z <= 1.0 else found[j]
+        far += np.int64(not z <= 1.0)
+    if far > 0:
+        for j in range(n):
+            if not inputs[j] * inputs[j] <= 1.0:
+                found[j] = _tanh(inputs[j]) * _exp(found[j])
+    return n
+
+
+@_jit
+def _compete(v, rows, m, vision, weighted, weights, bounds, wide, places, a, b):
+    """Average entries by their scaled scores; see `taskloom.algebra.compete`."""
+    one, zero = np.float32(1), np.float32(0)
+    shares = wide[3].view(np.float32)
+    for k in range(rows):
+        x, low, high = v[k], bounds[0, k], bounds[1, k]
+        floor, top = np.float64(bounds[2, k]), np.float64(bounds[3, k])
+        span = top - floor if top > floor else 1.0
+        n = _scores(x, rows, m, low, high, bounds[2, k], wide, places)
+        for i in range(m):
+            shares[i] = zero
+        for j in range(n):
+            score = np.float64(np.float32(wide[1, j])) - floor
+            shares[places[j]] = np.float32((score if score > 0 else 0.0) / span)
+        w = weights[k]
+        for i in range(m):
+            size = abs(x[i])
+            size = low if size < low else size
+            size = high if size > high else size
+            part = size if x[i] > zero else (-size if x[i] < zero else zero)
+            part = part * shares[i]
+            part = part * w if weighted else part
+            a[i] = part if k == 0 else a[i] + part
+            b[i] = shares[i] if k == 0 else b[i] + shares[i]
+    x = v[0]
+    for i in range(m):
+        empty = b[i] == zero
+        q = a[i] / (one if empty else b[i])
+        x[i] = zero if empty else q
+
+
+@_jit
+def _steps(
+    upto, codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen, bounds,
+    experts, all_v, all_bits, start, m, row, counts, spare, wide,
+):  # fmt: skip
+    """Run the first ``upto`` steps on a block of task vectors; return how many rows are left.
+
+    A step's place says what it works on: 0 the experts' rows, 1 a copy of them that is made beside
+    them, 2 that copy. ``tall_masks`` and ``elect_largest`` leave a mark or factor in every expert's
+    row and the shared vector in the first one beside them.
+    """
+    left_rows, beside_rows = experts, 0
+    one, zero = np.float32(1), np.float32(0)
+    a, b = all_v[experts + 1], all_v[experts + 2]
+    words = all_bits[experts + 1]
     for o in range(upto):
-        code, flag = codes[o], flags[o]
+        code, flag, place = codes[o], flags[o], places[o]
+        lowest = 0
+        rows = left_rows
+        if place == 1:
+            for k in range(left_rows):
+                x, y = all_v[k], all_v[experts + 3 + k]
+                for i in range(m):
+                    y[i] = x[i]
+        if place > 0:
+            lowest = experts + 3
+            rows = left_rows if place == 1 else beside_rows
+        v, bits = all_v[lowest:], all_bits[lowest:]
         if code == 0:
             for k in range(rows):
                 w, x = weights[o, k], v[k]
@@ -483,7 +726,7 @@ def _steps(
                 for i in range(m):
                     x[i] = x[i] * f
         elif code == 5:
-            f, words = numbers[o], bits[experts + 1]
+            f = numbers[o]
             limit = np.uint32(min(limits[o, 0], 4294967295))
             everything = limits[o, 0] > 4294967295
             for k in range(rows):
@@ -519,9 +762,10 @@ def _steps(
             low = one if flag == 1 else zero
             for k in range(rows):
                 limit, x, u = np.uint32(limits[o, k]), v[k], bits[k]
-                equal = 0
+                alike = np.uint32(0)
                 for i in range(m):
-                    equal += np.int64((u[i] & np.uint32(0x7FFFFFFF)) == limit)
+                    alike = np.uint32(alike + np.uint32((u[i] & np.uint32(0x7FFFFFFF)) == limit))
+                equal = np.int64(alike)
                 left = missing[o, k] - seen[o, k]
                 seen[o, k] += equal
                 if left >= equal:  # all of them are marked
@@ -566,7 +810,7 @@ def _steps(
                 x[i] = x[i] / d * t
             rows = 1
         elif code == 11:
-            lowest, slope, words = numbers[o], weights[o, 0], bits[experts + 1]
+            least, slope = numbers[o], weights[o, 0]
             one64, other64 = np.empty(row, np.uint64), np.empty(row, np.uint64)
             many = np.empty((3, 2048), np.int32)
             parts = np.empty(row, np.uint32)
@@ -577,7 +821,7 @@ def _steps(
                     _sizes(bits[k, at : at + row], row, spare)
                     _ranks(spare, row, parts, one64, other64, many, r)
                     for i in range(row):
-                        r[i] = lowest + r[i] * slope
+                        r[i] = least + r[i] * slope
                     for i in range(row):
                         inside = np.float64(w[i]) < np.float64(r[i]) * 4294967296.0
                         x[i] = x[i] * (one if inside else zero)
@@ -585,7 +829,7 @@ def _steps(
                         for i in range(row):
                             x[i] = x[i] / r[i]
         elif code == 12:
-            limit, order = np.uint32(limits[o, 0]), bits[experts + 1]
+            limit, order = np.uint32(limits[o, 0]), words
             _spread(v, rows, m, order)
             equal = np.uint32(0)
             for i in range(m):
@@ -649,7 +893,52 @@ def _steps(
                         limit, left = _row_limit(spare, row, most, last, np.uint32(seen[o + 1, k]))
                         seen[o + 1, k] = np.int64(limit)
                         _mark(x, spare, row, limit, _place(spare, row, limit, left), one, zero)
-    return rows
+        elif code == 16:
+            _tall_masks(v, all_v[experts + 3], rows, m, weights[o])
+        elif code == 17:
+            x, shared, least = v[0], all_v[experts + 3], limits[o, 0]
+            count = words.view(np.int32)
+            for k in range(rows):
+                y = v[k]
+                for i in range(m):
+                    count[i] = (0 if k == 0 else count[i]) + np.int32(y[i] != zero)
+            for i in range(m):
+                x[i] = shared[i] * (one if count[i] >= least else zero)
+            rows = 1
+        elif code == 18:
+            x, shared, k = v[0], all_v[experts + 3], limits[o, 0]
+            y = v[max(k, 0)]
+            if k < 0:
+                for i in range(m):
+                    x[i] = shared[i]
+            else:
+                for i in range(m):
+                    x[i] = shared[i] * y[i]
+            rows = 1
+        elif code == 19:
+            _elect_largest(v, all_v[experts + 3], rows, m, a)
+            if weighted[o]:
+                for k in range(rows):
+                    w, x = weights[o, k], v[k]
+                    for i in range(m):
+                        x[i] = x[i] * w
+        elif code == 20:
+            size = numbers[o]
+            for k in range(rows):
+                x = v[k]
+                for i in range(m):
+                    x[i] = x[i] * (one if abs(x[i]) > size else zero)
+        elif code == 21:
+            _exclusive(v, bits, rows, m, limits[o], spare, words)
+        elif code == 22:
+            _rivals(v, rows, m, flag, bounds[o], wide)
+            _compete(v, rows, m, flag, weighted[o], weights[o], bounds[o], wide, spare, a, b)
+            rows = 1
+        if place > 0:
+            beside_rows = rows
+        else:
+            left_rows = rows
+    return left_rows, beside_rows
 
 
 @_jit
@@ -670,8 +959,8 @@ def _block(
 @_jit
 def merge(
     raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
-    codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
-    v, bits, counts, spare, out_kind, out16, out32, bad,
+    codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen, bounds,
+    v, bits, counts, spare, wide, out_kind, out16, out32, bad,
 ):  # fmt: skip
     """Merge a slice of n numbers; return how many rows were left (1 if all is well).
 
@@ -681,9 +970,9 @@ def merge(
     for at in range(0, n, block):
         m = min(block, n - at)
         _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
-        rows = _steps(
-            len(codes), codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
-            experts, v, bits, start + at, m, row, counts, spare,
+        rows, _ = _steps(
+            len(codes), codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen,
+            bounds, experts, v, bits, start + at, m, row, counts, spare, wide,
         )  # fmt: skip
         x = v[0]
         if based:
@@ -697,74 +986,52 @@ def merge(
 @_jit
 def count(
     raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
-    codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
-    v, bits, counts, spare, upto, what, prefix, found, bad,
+    codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen, bounds,
+    v, bits, counts, spare, wide, upto, what, prefix, found, bad,
 ):  # fmt: skip
     """Count what a measure before step ``upto`` asks for, over a slice of n numbers.
 
     ``what``: 0 high bits of magnitudes, 1 low bits below ``prefix`` (both per expert, in four lanes
     of ``found`` (K, 4, bins)), 2 elected signs (``found[0, 0, 0]``), 3 and 4 as 0 and 1 for what
-    orders variances over the experts (in ``found[0]``), 5 and 8 of the same numbers the low bits within
-    three bins from ``prefix`` on, how many lie below, and how many have no high bits
-    (``found`` (K, 1, 3 * 65536 + 2)).
+    orders variances over the experts (in ``found[0]``), 6 and 7 as 0 and 1 for what orders the scores
+    of a step ``compete``: what is certainly below ``bounds[2]`` is counted in bin 0, and ``bounds[3]``
+    grows to the largest score.
     """
     for at in range(0, n, block):
         m = min(block, n - at)
         _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
-        rows = _steps(
-            upto, codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
-            experts, v, bits, start + at, m, row, counts, spare,
+        rows, _ = _steps(
+            upto, codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen,
+            bounds, experts, v, bits, start + at, m, row, counts, spare, wide,
         )  # fmt: skip
-        if what == 5 or what == 8:
-            for k in range(1 if what == 8 else rows):
-                u, f = bits[k], found[k, 0]
-                if what == 8:
-                    u = bits[experts + 1]
-                    _spread(v, rows, m, u)
-                low = np.uint32(np.uint32(prefix[k]) << np.uint32(16))
-                width, below, still, inside = np.uint32(3 << 16), np.uint32(0), np.uint32(0), 0
-                for i in range(m):
-                    y = np.uint32(u[i] & np.uint32(0x7FFFFFFF))
-                    below = np.uint32(below + np.uint32(y < low))
-                    still = np.uint32(still + np.uint32(y < np.uint32(65536)))
-                for i in range(m):
-                    y = np.uint32((u[i] & np.uint32(0x7FFFFFFF)) - low)
-                    spare[inside] = y
-                    inside += np.int64(y < width)
-                for i in range(inside):
-                    f[spare[i]] += 1
-                f[3 << 16] += np.int64(below)
-                f[(3 << 16) + 1] += np.int64(still)
-        elif what == 3 or what == 4:
-            order, f = bits[experts + 1], found[0]
-            _spread(v, rows, m, order)
-            if what == 3:
-                for i in range(m):
-                    f[i & 3, order[i] >> np.uint32(16)] += 1
-            else:
-                high, inside = np.uint32(prefix[0]), 0
-                for i in range(m):
-                    y = np.uint32(order[i])
-                    spare[inside] = y
-                    inside += np.int64((y >> np.uint32(16)) == high)
-                for i in range(inside):
-                    f[i & 3, spare[i] & np.uint32(0xFFFF)] += 1
-        elif what == 0:
+        if what >= 6:
+            _rivals(v, rows, m, flags[upto], bounds[upto], wide)
             for k in range(rows):
-                u, f = bits[k], found[k]
+                _count_scores(v[k], k, rows, m, what, bounds[upto], wide, spare, prefix[k], found[k])
+            continue
+        varied = what == 3 or what == 4
+        if varied:
+            _spread(v, rows, m, bits[experts + 1])
+        wanted = len(found) if what == 1 else (1 if varied else rows)  # of a row perhaps several
+        for k in range(0 if what == 2 else wanted):
+            u, f = bits[experts + 1] if varied else bits[k % rows], found[k]
+            if what == 0 or what == 3:
                 for i in range(m):
                     f[i & 3, (u[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16)] += 1
-        elif what == 1:
-            for k in range(rows):
-                u, f, high = bits[k], found[k], np.uint32(prefix[k])
-                inside = 0
+            else:
+                high, inside, some = np.uint32(prefix[k]), 0, np.uint32(0)
+                for i in range(m):
+                    hit = ((u[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16)) == high
+                    some = np.uint32(some + np.uint32(hit))
+                if some == np.uint32(0):
+                    continue
                 for i in range(m):
                     y = u[i] & np.uint32(0x7FFFFFFF)
                     spare[inside] = y
                     inside += np.int64((y >> np.uint32(16)) == high)
                 for i in range(inside):
                     f[i & 3, spare[i] & np.uint32(0xFFFF)] += 1
-        else:
+        if what == 2:
             a = v[experts + 1]
             for k in range(rows):
                 w, x = weights[upto, k], v[k]
@@ -778,10 +1045,30 @@ def count(
 
 
 @_jit
+def _count_scores(x, k, rows, m, what, bounds, wide, places, prefix, found):
+    """Count the scores of one row; see `count`."""
+    many = _scores(x, rows, m, bounds[0, k], bounds[1, k], bounds[2, k], wide, places)
+    scores, most, wanted = wide[1], bounds[3, k], np.uint32(prefix)
+    ones, sign = np.uint32(0xFFFFFFFF), np.uint32(0x80000000)
+    for j in range(many):
+        score = np.float32(scores[j])
+        most = max(most, score)
+        u = _bits(score)
+        u = np.uint32(u ^ (ones if u >= sign else sign))
+        if what == 6:
+            found[j & 3, u >> np.uint32(16)] += 1
+        elif u >> np.uint32(16) == wanted:
+            found[j & 3, u & np.uint32(0xFFFF)] += 1
+    bounds[3, k] = most
+    if what == 6:
+        found[0, 0] += m - many
+
+
+@_jit
 def products(
     raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
-    codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
-    v, bits, counts, spare, upto, found, bad,
+    codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen, bounds,
+    v, bits, counts, spare, wide, upto, found, bad,
 ):  # fmt: skip
     """Sum the products of all pairs of rows before step ``upto``, block by block, into ``found``.
 
@@ -791,26 +1078,176 @@ def products(
     for at in range(0, n, block):
         m = min(block, n - at)
         _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
-        rows = _steps(
-            upto, codes, flags, numbers, weighted, weights, keys, limits, missing, seen,
-            experts, v, bits, start + at, m, row, counts, spare,
+        rows, _ = _steps(
+            upto, codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen,
+            bounds, experts, v, bits, start + at, m, row, counts, spare, wide,
         )  # fmt: skip
-        full, pair = m // 64 * 64, 0
-        for a in range(rows):
-            for b in range(a, rows):
-                for j in range(64):
-                    lanes[j] = 0.0
-                for i in range(0, full, 64):
-                    x, y = v[a, i : i + 64], v[b, i : i + 64]
+        for sub in range(0, m, 4096):
+            last = min(sub + 4096, m)
+            full, pair = sub + (last - sub) // 64 * 64, 0
+            for a in range(rows):
+                for b in range(a, rows):
                     for j in range(64):
+                        lanes[j] = 0.0
+                    for i in range(sub, full, 64):
+                        x, y = v[a, i : i + 64], v[b, i : i + 64]
+                        for j in range(64):
+                            lanes[j] += np.float64(x[j]) * np.float64(y[j])
+                    x, y = v[a, full:last], v[b, full:last]
+                    for j in range(last - full):
                         lanes[j] += np.float64(x[j]) * np.float64(y[j])
-                x, y = v[a, full:m], v[b, full:m]
-                for j in range(m - full):
-                    lanes[j] += np.float64(x[j]) * np.float64(y[j])
-                width = 32
-                while width:
-                    for j in range(width):
-                        lanes[j] += lanes[j + width]
-                    width //= 2
-                found[at // block, pair] = lanes[0]
-                pair += 1
+                    width = 32
+                    while width:
+                        for j in range(width):
+                            lanes[j] += lanes[j + width]
+                        width //= 2
+                    found[(at + sub) // 4096, pair] = lanes[0]
+                    pair += 1
+
+
+@_jit
+def _cells(numbers, m, lanes, into):
+    """Add up float64 numbers that are not negative, exactly, as `taskloom.algebra.exact` does.
+
+    ``into``: sums of the digits in cells of 26 bits, 16 standing for the cell of 1; 1 in the last place
+    where a number is not finite.
+    """
+    largest, wide_bits = np.uint64(0), numbers.view(np.uint64)
+    for i in range(m):
+        largest = max(largest, wide_bits[i])
+    if largest >= np.uint64(0x7FF0000000000000):
+        into[-1] = 1
+        return
+    if largest == np.uint64(0):
+        return
+    exponent = np.int64(largest >> np.uint64(52)) - 1023
+    top = exponent // 26
+    shift = _wide_number(np.uint64(1023 - 26 * top) << np.uint64(52))
+    for i in range(m):
+        numbers[i] = numbers[i] * shift
+    n = (m + 63) // 64 * 64
+    for i in range(m, n):
+        numbers[i] = 0.0
+    for fold in range(3):
+        for j in range(64):
+            lanes[j] = 0.0
+        for at in range(0, n, 64):
+            part = numbers[at : at + 64]
+            for j in range(64):
+                whole = np.floor(part[j])
+                lanes[j] += whole
+                part[j] = (part[j] - whole) * 67108864.0
+        total = 0.0
+        for j in range(64):
+            total += lanes[j]
+        into[16 + top - fold] += np.int64(total)
+
+
+@_jit
+def sums(
+    raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
+    codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen, bounds,
+    v, bits, counts, spare, wide, upto, what, found, bad,
+):  # fmt: skip
+    """Add up squares (0) or magnitudes (1) before step ``upto``, exactly, or for `elect_largest` (2).
+
+    ``found``: ``(K, cells)``, or ``(2 K, cells)`` for magnitudes of the rows and of what they take of
+    the shared vector.
+    """
+    lanes = np.zeros(64, np.float64)
+    numbers64 = wide[0]
+    for at in range(0, n, block):
+        m = min(block, n - at)
+        _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
+        rows, _ = _steps(
+            upto, codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen,
+            bounds, experts, v, bits, start + at, m, row, counts, spare, wide,
+        )  # fmt: skip
+        for k in range(rows):
+            x = v[k]
+            if what == 0:
+                for i in range(m):
+                    numbers64[i] = np.float64(x[i]) * np.float64(x[i])
+            else:
+                for i in range(m):
+                    numbers64[i] = np.float64(abs(x[i]))
+            _cells(numbers64, m, lanes, found[k])
+        if what == 2:
+            shared = v[experts + 3]
+            _elect_largest(v, shared, rows, m, v[experts + 1])
+            for k in range(rows):
+                x = v[k]
+                for i in range(m):
+                    numbers64[i] = np.float64(abs(shared[i]) * x[i])
+                _cells(numbers64, m, lanes, found[rows + k])
+
+
+@_jit
+def sample(
+    raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
+    codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen, bounds,
+    v, bits, counts, spare, wide, upto, varied, into, offset, bad,
+):  # fmt: skip
+    """Write what a measure before step ``upto`` orders, from ``into[:, offset]`` on."""
+    for at in range(0, n, block):
+        m = min(block, n - at)
+        _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
+        rows, _ = _steps(
+            upto, codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen,
+            bounds, experts, v, bits, start + at, m, row, counts, spare, wide,
+        )  # fmt: skip
+        if varied:
+            _spread(v, rows, m, into[0, offset + at : offset + at + m])
+        else:
+            for k in range(rows):
+                u, y = bits[k], into[k, offset + at : offset + at + m]
+                for i in range(m):
+                    y[i] = u[i] & np.uint32(0x7FFFFFFF)
+
+
+@_jit
+def between(
+    raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
+    codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen, bounds,
+    v, bits, counts, spare, wide, upto, varied, ends, into, found, bad,
+):  # fmt: skip
+    """Count what a measure before step ``upto`` orders, and gather what lies between two numbers.
+
+    ``ends`` (K, 2); ``found`` (K, 5): how many lie below the first, equal it, lie between, equal the
+    second, and have no high bits. What lies between goes to ``into``, while there is room.
+    """
+    room = into.shape[1]
+    for at in range(0, n, block):
+        m = min(block, n - at)
+        _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
+        rows, _ = _steps(
+            upto, codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen,
+            bounds, experts, v, bits, start + at, m, row, counts, spare, wide,
+        )  # fmt: skip
+        for k in range(1 if varied else rows):
+            u = bits[k]
+            if varied:
+                u = bits[experts + 1]
+                _spread(v, rows, m, u)
+            first, last = np.uint32(ends[k, 0]), np.uint32(ends[k, 1])
+            below, low, high, still = np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0)
+            for i in range(m):
+                y = np.uint32(u[i] & np.uint32(0x7FFFFFFF))
+                below = np.uint32(below + np.uint32(y < first))
+                low = np.uint32(low + np.uint32(y == first))
+                high = np.uint32(high + np.uint32(y == last))
+                still = np.uint32(still + np.uint32(y < np.uint32(65536)))
+            width, n_inside = np.uint32(last - first - np.uint32(1)), 0
+            if last > first:
+                for i in range(m):
+                    y = np.uint32((u[i] & np.uint32(0x7FFFFFFF)) - first - np.uint32(1))
+                    spare[n_inside] = y
+                    n_inside += np.int64(y < width)
+            to = found[k, 2]
+            for i in range(min(n_inside, room - to)):
+                into[k, to + i] = np.uint32(spare[i] + first + np.uint32(1))
+            found[k, 0] += np.int64(below)
+            found[k, 1] += np.int64(low)
+            found[k, 2] += n_inside
+            found[k, 3] += np.int64(high)
+            found[k, 4] += np.int64(still)

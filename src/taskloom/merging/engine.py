@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.algebra import Chain, Grain, Stack
-from taskloom.algebra.core import Measure, Step
+from taskloom.algebra.core import Measure, Step, Summed
+from taskloom.algebra.exact import CELLS, ExactSums
 from taskloom.algebra.select import Radix
 from taskloom.errors import CheckpointError
 from taskloom.lazy import torch
@@ -44,6 +45,8 @@ from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
 Statistics = dict[int, Any]
 _LABEL = "merge"
+#: pieces of the sample of a model
+_SAMPLED = 128
 
 
 class Sink(Protocol):
@@ -204,7 +207,9 @@ class Engine:
         self._local = threading.local()
         self._matrix = threading.Lock()
         self._fused = {
-            output.name: options.fused and not options.by_device and fused.fits(output)
+            output.name: options.fused
+            and not options.by_device
+            and fused.fits(output, finite=options.nan == "refuse")
             for output in plan.program.outputs
         }
         reads = (o.chain.reads if o.chain is not None else 1 for o in plan.program.outputs)
@@ -242,12 +247,57 @@ class Engine:
         for index, step in enumerate(chain.steps):
             if step.measure is None:
                 continue
-            accumulated: Any = None
-            for round_ in range(step.measure.rounds):
-                accumulated = step.measure.start(round_, accumulated)
-                accumulated = self.round(outputs, index, step, round_, accumulated, known)
-            known[index] = step.measure.done(accumulated)
+            known[index] = step.measure.done(self._measured(step.measure, outputs, index, step, known))
         return known
+
+    def _measured(
+        self, measure: Measure, outputs: Sequence[Output], index: int, step: Step, known: Statistics
+    ) -> Any:
+        """Run the rounds of a measure, one of them again where a sample was wrong."""
+        accumulated, whole, round_ = None, None, 0
+        while round_ < measure.rounds:
+            started = measure.start(round_, accumulated)
+            if whole is not None and started is None:
+                accumulated, whole = self.round(outputs, index, step, round_ - 1, whole, known), None
+                continue
+            whole = None
+            if measure.hint is not None and measure.hint[0] == round_:
+                sampled = self._sampled(measure, outputs, index, round_, started, known)
+                if sampled is not None:
+                    started, whole = measure.hint[1](started, sampled), started
+            accumulated = self.round(outputs, index, step, round_, started, known)
+            round_ += 1
+        return accumulated
+
+    def _sampled(
+        self,
+        measure: Measure,
+        outputs: Sequence[Output],
+        index: int,
+        round_: int,
+        started: Any,
+        known: Statistics,
+    ) -> Any:
+        """Run a round over pieces from all over the tensors; None where that is not worth it."""
+        total = sum(output.info.numel for output in outputs)
+        if total < once.LEAST or any(
+            not self._fused[output.name] or fused.multiplied(output) for output in outputs
+        ):
+            return None
+        counter, seen = _Counter(measure, round_, started), 0
+        stride, length = total // _SAMPLED, max(1, once.SAMPLE // once.PIECES // 2)
+        for output in outputs:
+            numel, block = output.info.numel, output.chain.block if output.chain else 1
+            for at in range(-seen % stride, numel, stride):
+                first = at // block * block
+                piece = Piece(first, min(first + length, numel), ())
+                arena = self._arena(output)
+                self._fill(arena, output, piece)
+                arena.bad[:] = 0
+                counter.count(arena, output, known, piece, index)
+                self._check(arena, output)
+            seen += numel
+        return counter.result()
 
     def round(
         self,
@@ -417,7 +467,8 @@ class Engine:
     def _read(self, ref: Ref, piece: Piece, into: memoryview) -> None:
         """Fill memory with the bytes of a piece of a source."""
         if not isinstance(ref.checkpoint, SafetensorsCheckpoint):
-            into[:] = tensor_bytes(read_piece(ref, piece))
+            with torch.inference_mode():
+                into[:] = tensor_bytes(read_piece(ref, piece))
             return
         header, offset = ref.checkpoint.locate(ref.name)
         descriptor = self.files.descriptor(header)
@@ -462,11 +513,13 @@ class Engine:
         known = dict(known)
         again: dict[int, tuple[Measure, Any]] = {}
         for index, step in enumerate(chain.steps):
-            if step.slicewise is None or (not output.info.shape and step.slicewise.count != "gram"):
+            if step.slicewise is None:
+                continue
+            if not output.info.shape and step.slicewise.count == "magnitudes":  # nothing to rank
                 continue
             accumulated: Any = None
             names = [before.op.name for before in chain.steps[:index] if before.op is not None]
-            if once.worthwhile(step.slicewise, output.info.numel, names):
+            if once.worthwhile(step.slicewise, output, names):
                 made, arena.bad[:] = fused.compile_output(output, known), 0
                 accumulated = once.order_statistics(
                     step.slicewise, arena, output, made, index, whole,
@@ -476,11 +529,10 @@ class Engine:
             for round_ in range(0 if accumulated is not None else step.slicewise.rounds):
                 counter = _Counter(step.slicewise, round_, step.slicewise.start(round_, accumulated))
                 fresh = known | {i: m.done(a) for i, (m, a) in again.items()}
-                made = fused.compile_output(output, fresh)
                 for piece in whole:
                     self._fill(arena, output, piece)
                     arena.bad[:] = 0
-                    counter.count(arena, output, made, piece, index)
+                    counter.count(arena, output, fresh, piece, index)
                     self._check(arena, output)
                 accumulated = counter.result()
             again[index] = (step.slicewise, accumulated)
@@ -492,11 +544,11 @@ class Engine:
             return
         if self._fused[output.name] and counter.countable:
             arena, whole = self._arena(output), list(self._pieces(output))
-            made = fused.compile_output(output, self._tensor_statistics(output, arena, whole, known))
+            fresh = self._tensor_statistics(output, arena, whole, known)
             for piece in whole:
                 self._fill(arena, output, piece)
                 arena.bad[:] = 0
-                counter.count(arena, output, made, piece, index)
+                counter.count(arena, output, fresh, piece, index)
                 self._check(arena, output)
             return
         check = self.options.nan == "refuse"
@@ -528,21 +580,23 @@ class Engine:
             yield Piece(start, stop, (stop - start,))
 
     def _step(self, output: Output) -> int:
-        """Return the elements of a slice for the kernels: whole blocks where a step asks for them."""
-        block = output.chain.block if output.chain is not None else 1
-        return max(1, self.plan.elements // block) * block
+        """Return the elements of a slice for the kernels."""
+        return fused.slice_elements(output, self.plan.elements)
 
     def _arena(self, output: Output) -> fused.Arena:
         """Return this thread's buffers, made larger where a row needs it."""
         arena: fused.Arena | None = getattr(self._local, "arena", None)
         sources = len(output.sources)
         row = output.info.shape[-1] if output.info.shape and fused.by_row(output) else 0
+        if output.chain is not None:
+            row = max(row, output.chain.block)
         elements = max(min(self._step(output), output.info.numel), row)
         if (
             arena is None
             or arena.sources < sources
             or arena.elements < elements
             or arena.block_elements < row
+            or arena.itemsize < fused.itemsize(output)
         ):
             old = arena
             self._local.arena = None
@@ -551,6 +605,7 @@ class Engine:
                 most,
                 max(elements, min(self.plan.elements, self._largest), old.elements if old else 0),
                 max(row, old.block_elements if old else 0),
+                max(fused.itemsize(output), old.itemsize if old else 0),
             )
             self._local.arena = arena
         return arena
@@ -563,14 +618,8 @@ class Engine:
         """Read a piece of every source into the arena."""
         self._ticks.check()
         for k, ref in enumerate(output.sources):
-            checkpoint = ref.checkpoint
-            if not isinstance(checkpoint, SafetensorsCheckpoint):
-                raise TypeError(f"{checkpoint.label} is not a file")
-            header, offset = checkpoint.locate(ref.name)
-            size = ref.info.itemsize
-            into = arena.raw8[k].data[: piece.count * size]
-            descriptor = self.files.descriptor(header)
-            read_into(descriptor, offset + piece.start * size, into, header.path, ref.name)
+            into = arena.raw8[k].data[: piece.count * ref.info.itemsize]
+            self._read(ref, piece, into)
 
     def _check(self, arena: fused.Arena, output: Output, count: int = 0) -> None:
         """Refuse what is not finite: of the experts, of the base, then of ``count`` results."""
@@ -593,36 +642,54 @@ class _Counter:
 
     def __init__(self, measure: Measure, round_: int, started: Any) -> None:
         self._measure = measure
-        self._what, bins = fused.ROUNDS[measure.count][round_] if measure.count else (0, 0)
-        self._bins = bins
+        self._what, self._bins = fused.ROUNDS[measure.count][round_] if measure.count else (0, 0)
+        self._started = started
         self._plain = _fresh(started)
-        self._radix: Radix | None = started if isinstance(started, Radix) else None
         self._found: NDArray[np.int64] | None = None
+        self._top: Any = None
         self._products: list[NDArray[np.float64]] = []
+        self._made: tuple[Output, fused.Compiled] | None = None
 
     @property
     def countable(self) -> bool:
         """Whether the kernels know what is counted."""
         return self._measure.count is not None
 
+    @property
+    def _radix(self) -> Radix | None:
+        found = self._started if isinstance(self._started, Radix) else None
+        return getattr(self._started, "radix", found)
+
     def see(self, stack: Any) -> None:
         """Take a stack from the plain steps."""
         self._plain = self._measure.see(self._plain, stack)
 
     def count(
-        self, arena: fused.Arena, output: Output, made: fused.Compiled, piece: Piece, index: int
+        self, arena: fused.Arena, output: Output, known: Statistics, piece: Piece, index: int
     ) -> None:
-        """Take a slice from the arena."""
-        rows = len(output.experts)
+        """Take a slice from the arena; what is ``known`` must be the same for all of a tensor."""
+        if self._made is None or self._made[0] is not output:
+            own = getattr(self._started, "known", None)
+            fresh = known if own is None else {**known, index: own}
+            self._made = output, fused.compile_output(output, fresh)
+        made, rows = self._made[1], len(output.experts)
         if self._measure.count == "gram":
             found = arena.products(output, made, piece.count, piece.start, upto=index)
             self._products.append(found)
             return
+        if self._measure.count in fused.SUMS and self._measure.add is not None:
+            cells = np.zeros((rows * (1 + (self._measure.count == "elected")), CELLS), np.int64)
+            arena.sums(output, made, piece.count, piece.start, upto=index, what=self._what, found=cells)
+            summed = Summed(output.name, piece.count, output.info.numel, ExactSums.of_cells(cells))
+            self._plain = self._measure.add(self._plain, summed)
+            return
+        radix = self._radix
+        rows = 1 if fused.varies(output, index) else rows
+        prefix = radix.prefix if radix is not None else None
+        if prefix is None:
+            prefix = np.zeros(rows, np.int64)
         if self._found is None:
-            self._found = np.zeros((rows, 4, self._bins), np.int64)
-        prefix = np.zeros(rows, np.int64)
-        if self._radix is not None and self._radix.prefix is not None:
-            prefix = self._radix.prefix
+            self._found = np.zeros((len(prefix), 4, self._bins), np.int64)
         arena.count(
             output,
             made,
@@ -633,6 +700,9 @@ class _Counter:
             prefix=prefix,
             found=self._found,
         )
+        if self._measure.count == "scores":
+            top = made.bounds[index, 3].copy()
+            self._top = top if self._top is None else np.maximum(self._top, top)
 
     def result(self) -> Any:
         """Return the measure's own kind of accumulator."""
@@ -641,12 +711,12 @@ class _Counter:
         if self._found is None:
             return self._plain
         counted: Any = int(self._found[0, 0, 0])
-        if self._measure.count == "magnitudes":
+        radix = self._radix
+        if self._measure.count == "scores":
+            counted = self._started.counted(self._found.sum(1), self._top)
+        elif self._measure.count == "magnitudes":
             counts = self._found.sum(1)
-            start = self._radix
-            counted = (
-                Radix(counts) if start is None else Radix(counts, start.prefix, start.rest, start.beyond)
-            )
+            counted = Radix(counts) if radix is None else replace(radix, counts=counts)
         if self._plain is None:
             return counted
         if self._measure.join is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.algebra.combine import check_weights
-from taskloom.algebra.core import Op
+from taskloom.algebra.core import Measure, Op
+from taskloom.algebra.exclusive import kept_of
 from taskloom.algebra.fuse import Rule, coefficients
 from taskloom.algebra.select import Selection
 from taskloom.errors import PlanError
 from taskloom.lazy import Tensor
 from taskloom.merging.program import Output
+from taskloom.store.adapter import ROWS, AdapterCheckpoint
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
 Numbers = NDArray[Any]
@@ -42,13 +44,39 @@ _CODES = {
     "blend": 1,
     "vary": 12,
     "erase": 13,
+    "tall_masks": 16,
+    "consensus": 17,
+    "take": 18,
+    "elect_largest": 19,
+    "beyond": 20,
+    "exclusive": 21,
+    "compete": 22,
 }
+_BLOCK = 4096
 _ROW, _BAND, _NOTHING = 9, 14, 15
-_AGGREGATES = {"total", "mean", "kept", "blend", "stock", "erase"}
+_AGGREGATES = {"total", "mean", "kept", "blend", "stock", "erase", "compete"}
+#: what a shared vector and the parts of it come from, and what makes one row of them
+_PARTS, _OF_PARTS = {"tall_masks", "elect_largest"}, {"consensus", "take"}
+#: steps whose kernels do with NaN what they please
+_FINITE = {"exclusive", "compete"}
+#: steps that count along a tensor, so that a sample of what they leave cannot be taken
+RANKED = ("tensor", "row", "rank", "vary", "exclusive")
 #: steps that rank whole rows
 _ROWS = ("row", "rank")
 #: what a measure counts: (what, bins) of each round
-ROUNDS = {"magnitudes": ((0, 1 << 15), (1, 1 << 16)), "signs": ((2, 1),), "gram": ((-1, 0),)}
+ROUNDS = {
+    "magnitudes": ((0, 1 << 15), (1, 1 << 16)),
+    "signs": ((2, 1),),
+    "gram": ((-1, 0),),
+    "squares": ((0, 0),),
+    "sizes": ((1, 0),),
+    "elected": ((2, 0),),
+    "scores": ((0, 1 << 15), (1, 1 << 16), (6, 1 << 16), (7, 1 << 16)),
+}
+#: measures that are exact sums
+SUMS = ("squares", "sizes", "elected")
+#: entries of the longest block that steps may ask for
+_LONGEST = 1 << 16
 #: added to it before a step that orders entries by their variance
 _VARIANCES = 3
 
@@ -59,24 +87,74 @@ def available() -> bool:
     return find_spec("numba") is not None
 
 
-def fits(output: Output) -> bool:
-    """Whether the kernels can make this output: plain files, known dtypes, steps they know."""
+def fits(output: Output, *, finite: bool = True) -> bool:
+    """Whether the kernels can make this output: files or adapters, known dtypes, steps they know.
+
+    ``finite``: NaN and infinity are refused.
+    """
     if not available() or output.info.kind not in OUTPUTS:
         return False
     if not all(
-        isinstance(ref.checkpoint, SafetensorsCheckpoint) and ref.info.kind in KINDS
+        isinstance(ref.checkpoint, SafetensorsCheckpoint | AdapterCheckpoint) and ref.info.kind in KINDS
         for ref in output.sources
     ):
         return False
     steps = output.chain.steps if output.chain is not None else ()
-    rows = len(output.experts)
     for step in steps:
         if step.op is None or isinstance(step.op.weights, Tensor):
             return False
-        if step.measure is not None and step.measure.count is None:
+        if any(m is not None and m.count is None for m in (step.measure, step.slicewise)):
             return False
-        rows = 1 if step.op.name in _AGGREGATES else rows
-    return rows == 1
+        if step.op.name in _FINITE and not finite:
+            return False
+        if step.op.size > _LONGEST or (step.op.task is not None and step.op.task not in output.names):
+            return False
+    if output.chain is not None and output.chain.block > 1 and by_row(output):
+        return False  # rows and blocks need not meet
+    return _one_row_left([step.op for step in steps if step.op is not None], len(output.experts))
+
+
+def _one_row_left(ops: Sequence[Op], experts: int) -> bool:
+    """Follow how many rows there are: of the experts, and beside them."""
+    rows, beside, parts = experts, 0, False
+    for op in ops:
+        at = beside if op.place > 1 else rows
+        fed = parts == (op.name in _OF_PARTS) and (op.place == 1) <= (beside == 0)
+        alone = beside == 0 or op.place > 0 or op.name == "tall_masks" or parts
+        if not (fed and alone and at) or (op.weights is not None and at != experts):
+            return False
+        if op.name in _PARTS:
+            if rows != experts or beside != (op.name == "tall_masks"):
+                return False
+            parts = True
+        elif op.name in _OF_PARTS:
+            rows, beside, parts = 1, 0, False
+        elif op.place:
+            beside = 1 if op.name in _AGGREGATES else at
+        else:
+            rows = 1 if op.name in _AGGREGATES else rows
+    return rows == 1 and not beside and not parts
+
+
+def multiplied(output: Output) -> bool:
+    """Whether a source is an adapter, whose rows are multiplied out when they are read."""
+    return any(isinstance(ref.checkpoint, AdapterCheckpoint) for ref in output.sources)
+
+
+def slice_elements(output: Output, elements: int) -> int:
+    """Return the elements of a slice, about ``elements``.
+
+    Whole blocks where a step asks for them; of adapters the rows that are multiplied at a time, if
+    that is not more than four slices.
+    """
+    block = output.chain.block if output.chain is not None else 1
+    step = max(1, elements // block) * block
+    if block > 1 or not multiplied(output) or len(output.info.shape) != 2:
+        return step
+    rows = ROWS * output.info.shape[-1]
+    if not 0 < rows <= 4 * elements:
+        return step
+    return max(1, elements // rows) * rows
 
 
 def by_row(output: Output) -> bool:
@@ -97,6 +175,7 @@ class Compiled:
 
     codes: Numbers
     flags: Numbers
+    places: Numbers
     numbers: Numbers
     weighted: Numbers
     weights: Numbers
@@ -104,6 +183,7 @@ class Compiled:
     limits: Numbers
     missing: Numbers
     seen: Numbers
+    bounds: Numbers
 
     @property
     def arguments(self) -> tuple[Numbers, ...]:
@@ -111,6 +191,7 @@ class Compiled:
         return (
             self.codes,
             self.flags,
+            self.places,
             self.numbers,
             self.weighted,
             self.weights,
@@ -118,6 +199,7 @@ class Compiled:
             self.limits,
             self.missing,
             self.seen,
+            self.bounds,
         )
 
 
@@ -128,19 +210,22 @@ def compile_output(output: Output, statistics: Mapping[int, Any]) -> Compiled:
     made = Compiled(
         codes=np.zeros(count, np.int64),
         flags=np.zeros(count, np.int64),
+        places=np.zeros(count, np.int64),
         numbers=np.zeros(count, np.float32),
         weighted=np.zeros(count, np.bool_),
         weights=np.ones((count, experts), np.float32),
         keys=np.zeros((count, experts, 2), np.uint64),
-        limits=np.zeros((count, experts), np.int64),
+        limits=np.zeros((count, max(3, experts)), np.int64),
         missing=np.zeros((count, experts), np.int64),
         seen=np.zeros((count, experts), np.int64),
+        bounds=np.zeros((count, 4, experts), np.float32),
     )
     for at, step in enumerate(steps):
         if step.op is None:
             raise ValueError(f"the kernels do not know the step {step.name}")
         made.codes[at] = _CODES[step.op.name]
         made.flags[at] = step.op.flag
+        made.places[at] = step.op.place
         if step.op.weights is not None:
             made.weighted[at] = True
             made.weights[at] = np.asarray(check_weights(step.op.weights, output.names), np.float32)
@@ -158,8 +243,25 @@ def _join(made: Compiled) -> None:
 
 
 def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) -> None:
-    if op.name == "scale":
+    if op.name in {"scale", "beyond"}:
         made.numbers[at] = np.float32(op.value)
+    elif op.name == "weigh" and op.weights is None and statistic is not None:
+        made.weights[at] = _weights_of(statistic, output)
+    elif op.name == "tall_masks" and op.weights is None:
+        made.weights[at] = np.float32(op.value)
+    elif op.name == "consensus":
+        made.limits[at] = op.extra
+    elif op.name == "take":
+        made.limits[at] = -1 if op.task is None else output.names.index(op.task)
+    elif op.name == "elect_largest" and statistic is not None:
+        made.weighted[at] = True
+        made.weights[at] = statistic
+    elif op.name == "exclusive":
+        short = output.info.numel % op.size
+        last = kept_of(short, op.extra, op.size) if op.flag and short else 0
+        made.limits[at, :3] = op.size, op.extra, last
+    elif op.name == "compete" and statistic is not None:
+        made.bounds[at] = statistic.low, statistic.high, statistic.floor, statistic.top
     elif op.name == "mean":
         made.numbers[at] = _divisor(made.weights[at])
         if op.flag and made.numbers[at] == 0:
@@ -187,7 +289,7 @@ def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) ->
     elif op.name == "elect":
         made.numbers[at] = (0.0, 1.0, 1.0 if statistic is None else statistic)[op.flag]
     elif op.name == "keep" and statistic is not None:
-        made.limits[at] = statistic
+        made.limits[at, : len(statistic)] = statistic
     elif op.name == "tensor" and not output.info.shape:  # a scalar is left alone
         made.limits[at] = 0x7FFFFFFF if op.flag else 0
         made.missing[at] = 1
@@ -199,16 +301,20 @@ def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) ->
     elif op.name == "vary" and not output.info.shape:  # a share below 1 of one entry is none
         made.limits[at] = 0x7FFFFFFF
     elif op.name in {"tensor", "vary"} and isinstance(statistic, Selection):
-        made.limits[at], made.missing[at], made.seen[at] = (
-            statistic.limits,
-            statistic.missing,
-            statistic.seen,
-        )
+        made.limits[at, : len(statistic.limits)] = statistic.limits
+        made.missing[at], made.seen[at] = statistic.missing, statistic.seen
     elif op.name == "row":
         row = output.info.shape[-1] if output.info.shape else 0
         # a scalar has no row: it is left alone
         everything = 0 if op.flag else 1
         made.limits[at] = int(row * op.value) + op.extra if output.info.shape else everything
+
+
+def _weights_of(statistic: Any, output: Output) -> Numbers:
+    """Return one number per expert: they are the statistic, or what it says of the tensor."""
+    ones: Numbers = np.ones(len(output.experts))
+    found: Numbers = statistic.get(output.name, ones) if isinstance(statistic, Mapping) else statistic
+    return found
 
 
 def _key(seed: int, tensor: str, expert: str) -> Numbers:
@@ -225,6 +331,52 @@ def _divisor(weights: Numbers) -> np.float32:
     return total
 
 
+def itemsize(output: Output) -> int:
+    """Bytes of the widest number of the sources and of the result."""
+    return max(output.info.itemsize, *(ref.info.itemsize for ref in output.sources))
+
+
+def working_set(output: Output, elements: int) -> int:
+    """Bytes that a thread takes for an output that `fits`, in slices of so many elements.
+
+    The raw bytes of a slice of every source and of the result, a block of float32 of every source with
+    its scratch, and what its measures count in.
+    """
+    steps = output.chain.steps if output.chain is not None else ()
+    ops = [step.op for step in steps if step.op is not None]
+    experts, sources, info = len(output.experts), len(output.sources), output.info
+    row = info.shape[-1] if info.shape and by_row(output) else 0
+    block = min(max(_BLOCK, row, output.chain.block if output.chain is not None else 1), info.numel)
+    size = min(max(slice_elements(output, elements), row), info.numel)
+    raw = (sources + 1) * size * itemsize(output)
+    if multiplied(output):  # rows of the base, of the change, of their sum, and factors
+        raw += 4 * 4 * size
+    copies = experts if any(op.place or op.name in _PARTS for op in ops) else 0
+    scratch = 4 * block * (sources + copies + 3)
+    if any(op.name == "compete" for op in ops) or any(
+        s.measure and s.measure.count in SUMS for s in steps
+    ):
+        scratch += 4 * 8 * block
+    if any(op.name == "rank" for op in ops):
+        scratch += (2 * 8 + 4) * row + 3 * 2048 * 4
+    counted = [_counted(step.measure, experts, info.numel, whole=True) for step in steps]
+    for at, step in enumerate(steps):
+        rows = 1 if varies(output, at) else experts
+        ranked = multiplied(output) or any(op.name in RANKED for op in ops[:at])
+        counted.append(_counted(step.slicewise, rows, info.numel, whole=ranked))
+    return raw + scratch + max(counted, default=0)
+
+
+def _counted(measure: Measure | None, rows: int, numel: int, *, whole: bool) -> int:
+    """Bytes of histograms, or of a tensor's sample and of what is gathered: a thirtieth of it."""
+    if measure is None or measure.count not in ("magnitudes", "scores"):
+        return 0
+    if whole:
+        rows = rows * (2 if measure.count == "scores" else 1)
+        return rows * 5 * 8 << 16  # four lanes and their sum
+    return rows * 4 * (numel if numel <= 1 << 17 else min(numel // 30, 1 << 19))
+
+
 class Arena:
     """The buffers of one thread: raw bytes of every source, one block of scratch, the result.
 
@@ -235,24 +387,35 @@ class Arena:
     elements
         Most elements of a slice.
     row
-        Longest row that must be in a block as a whole.
+        Longest row, or block of a step, that must be in a block as a whole.
+    itemsize
+        Most bytes of a number of any source or output.
     """
 
-    def __init__(self, sources: int, elements: int, row: int) -> None:
+    def __init__(self, sources: int, elements: int, row: int, itemsize: int = 4) -> None:
         from taskloom.merging import blocks
 
         self.blocks = blocks
         self.sources, self.elements, self.block_elements = sources, elements, max(blocks.BLOCK, row)
-        width = -(-elements * 4 // 64) * 64
+        self.itemsize = itemsize
+        width = -(-elements * itemsize // 64) * 64
         self.raw8 = np.empty((sources, width), np.uint8)
         self.raw16, self.raw32 = self.raw8.view(np.uint16), self.raw8.view(np.uint32)
-        self.values = np.empty((sources + 3, self.block_elements), np.float32)
+        self.values = np.empty((2 * sources + 3, self.block_elements), np.float32)
         self.bits = self.values.view(np.uint32)
+        self.wide = np.empty((4, self.block_elements + 64), np.float64)
         self.counts = np.zeros(2048, np.int64)
         self.spare = np.empty(self.block_elements + 1, np.uint32)
         self.out8 = np.empty(width, np.uint8)
         self.out16, self.out32 = self.out8.view(np.uint16), self.out8.view(np.uint32)
         self.bad = np.zeros(sources + 1, np.int64)
+        self._room = np.empty(0, np.uint32)
+
+    def room(self, rows: int, size: int) -> Numbers:
+        """Return ``(rows, size)`` numbers of 32 bits or more, the same memory each time."""
+        if self._room.size < rows * size:
+            self._room = np.empty(rows * size, np.uint32)
+        return self._room[: rows * size].reshape(rows, size)
 
     def _sources(self, output: Output, count: int, start: int) -> tuple[Any, ...]:
         kinds = [ref.info.kind for ref in output.sources]
@@ -265,6 +428,8 @@ class Arena:
         block = self.blocks.BLOCK
         if ranked and row:
             block = max(1, block // row) * row
+        elif output.chain is not None and block % output.chain.block:
+            block = max(1, block // output.chain.block) * output.chain.block
         return (
             self.raw8,
             self.raw16,
@@ -291,10 +456,7 @@ class Arena:
         self.blocks.merge(
             *self._sources(output, count, start),
             *made.arguments,
-            self.values,
-            self.bits,
-            self.counts,
-            self.spare,
+            *self._scratch,
             KINDS[output.info.kind],
             self.out16,
             self.out32,
@@ -319,16 +481,87 @@ class Arena:
         self.blocks.count(
             *self._sources(output, count, start),
             *made.arguments,
-            self.values,
-            self.bits,
-            self.counts,
-            self.spare,
+            *self._scratch,
             upto,
             what,
             prefix,
             found,
             self.bad,
         )
+
+    def sums(
+        self,
+        output: Output,
+        made: Compiled,
+        count: int,
+        start: int,
+        *,
+        upto: int,
+        what: int,
+        found: Numbers,
+    ) -> None:
+        """Add exact sums to ``found``, and to ``bad``."""
+        self.blocks.sums(
+            *self._sources(output, count, start),
+            *made.arguments,
+            *self._scratch,
+            upto,
+            what,
+            found,
+            self.bad,
+        )
+
+    def sample(
+        self,
+        output: Output,
+        made: Compiled,
+        count: int,
+        start: int,
+        *,
+        upto: int,
+        into: Numbers,
+        at: int,
+    ) -> None:
+        """Write what a step orders entries by into ``into[:, at : at + count]``; add to ``bad``."""
+        self.blocks.sample(
+            *self._sources(output, count, start),
+            *made.arguments,
+            *self._scratch,
+            upto,
+            varies(output, upto),
+            into,
+            at,
+            self.bad,
+        )
+
+    def between(
+        self,
+        output: Output,
+        made: Compiled,
+        count: int,
+        start: int,
+        *,
+        upto: int,
+        ends: Numbers,
+        into: Numbers,
+        found: Numbers,
+    ) -> None:
+        """Count what a step orders entries by, and gather what lies between two numbers."""
+        self.blocks.between(
+            *self._sources(output, count, start),
+            *made.arguments,
+            *self._scratch,
+            upto,
+            varies(output, upto),
+            ends,
+            into,
+            found,
+            self.bad,
+        )
+
+    @property
+    def _scratch(self) -> tuple[Numbers, ...]:
+        return self.values, self.bits, self.counts, self.spare, self.wide
 
     def products(self, output: Output, made: Compiled, count: int, start: int, *, upto: int) -> Numbers:
         """Return sums of products of all pairs of experts, ``(blocks, pairs)``; add to ``bad``."""
@@ -337,10 +570,7 @@ class Arena:
         self.blocks.products(
             *self._sources(output, count, start),
             *made.arguments,
-            self.values,
-            self.bits,
-            self.counts,
-            self.spare,
+            *self._scratch,
             upto,
             found,
             self.bad,

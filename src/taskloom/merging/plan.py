@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from taskloom.algebra import Chain, Grain
+from taskloom.merging import fused
 from taskloom.merging.program import Output, Program
 from taskloom.merging.slices import Cutting, cutting, piece_elements
 
-#: bytes that one thread takes beyond its slices: buffers of the kernels, the interpreter's own
-_THREAD = 4_000_000
-_HISTOGRAM = (1 << 16) * 8
+#: bytes that a thread takes beyond its buffers where kernels run, and where torch's steps do
+_THREAD, _PLAIN_THREAD = 100_000, 4_000_000
+#: bytes that a merge takes for its plan and its record
+_PROCESS = 500_000
 #: bytes that decompositions take beside their arrays: buffers of BLAS, and what the allocator keeps
 #: (50 to 120 MB measured, for sides of 768 to 2048)
 _DECOMPOSITION = 80_000_000
@@ -126,10 +128,10 @@ class MergePlan:
 
     def explain(self, threads: int) -> dict[str, Any]:
         """Return everything above as plain data, with the files, for people and machines."""
-        widest = max((len(o.sources) for o in self.program.outputs), default=0)
-        counting = any(g.reads > 1 for g in self.groups)
-        own = threads * (self.memory + _THREAD + (5 * widest * _HISTOGRAM if counting else 0))
-        own += max((group.matrix for group in self.groups), default=0)
+        matrix = max((group.matrix for group in self.groups), default=0)
+        made = [output for output in self.program.outputs if output.chain is not None]
+        fixed = _THREAD if all(fused.fits(output) for output in made) else _PLAIN_THREAD
+        own = _PROCESS + threads * (self.memory + fixed) + matrix
         return {
             "tensors": len(self.program.outputs),
             "reads": self.reads,
@@ -152,12 +154,13 @@ class MergePlan:
             how = self.cutting(output)
             read += self.output_reads(output) * output.nbytes_read
             size = piece_elements(output.info, how)
-            rows = 2 * len(output.experts) + 3 + len(output.experts) * len(output.beside)
-            taken = size * 4 * rows
             if grain == Grain.MATRIX:
-                matrix = max(matrix, taken, _working_set(output))
+                matrix = max(matrix, _plain(output, size), _working_set(output))
+            elif chain is not None and fused.fits(output):
+                memory = max(memory, fused.working_set(output, self.elements))
+                size = 0
             else:
-                memory = max(memory, taken)
+                memory = max(memory, _plain(output, size))
             held = size > self.elements and size == output.info.numel
             if held and (whole is None or size > whole.info.numel):
                 whole = output
@@ -172,6 +175,12 @@ class MergePlan:
             grain=str(grain),
             matrix=matrix,
         )
+
+
+def _plain(output: Output, size: int) -> int:
+    """Bytes of a stack, of what a step makes of it, of its base, its sum and its statistics."""
+    experts = len(output.experts)
+    return size * 4 * (2 * experts + 3 + experts * len(output.beside))
 
 
 def _working_set(output: Output) -> int:

@@ -20,9 +20,9 @@ __all__ = ["CONFIG", "WEIGHTS", "AdapterCheckpoint"]
 
 WEIGHTS = "adapter_model.safetensors"
 
-#: Rows multiplied at a time. Blocks start at multiples of this, so that a row comes out the same
+#: rows multiplied at a time. Blocks start at multiples of this, so that a row comes out the same
 #: whichever rows are asked for with it.
-_BLOCK = 256
+ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,8 @@ class AdapterCheckpoint:
         a = self._weights.read(delta.a).to(torch.float32)
         b = self._weights.read(delta.b).to(torch.float32)
         left, right = (a.T.contiguous(), b.T.contiguous()) if delta.swapped else (b, a)
-        start = first - first % _BLOCK
-        blocks = [left[at : min(at + _BLOCK, size)] @ right for at in range(start, last, _BLOCK)] or [
+        start = first - first % ROWS
+        blocks = [left[at : min(at + ROWS, size)] @ right for at in range(start, last, ROWS)] or [
             left[:0] @ right
         ]
         return torch.cat(blocks)[first - start : last - start].mul_(delta.scaling)
