@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from taskloom.merging.restore import restore_task as restore_task
     from taskloom.merging.soup import greedy_soup as greedy_soup
     from taskloom.merging.soup import rewarded_soup as rewarded_soup
+    from taskloom.runs.claims.run import claims as claims
     from taskloom.runs.collect import collect as collect
     from taskloom.runs.demo import demo as demo
     from taskloom.runs.edit import edit as edit
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 #: public name -> module and attribute
 _EXPORTS: dict[str, tuple[str, str]] = {
     "TaskloomError": ("taskloom.errors", "TaskloomError"),
+    "claims": ("taskloom.runs.claims.run", "claims"),
     "collect": ("taskloom.runs.collect", "collect"),
     "demo": ("taskloom.runs.demo", "demo"),
     "diff": ("taskloom.choose.diff.api", "diff"),
@@ -71,6 +73,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
 __all__ = [
     "TaskloomError",
     "__version__",
+    "claims",
     "collect",
     "demo",
     "diff",

@@ -16,6 +16,7 @@ from taskloom.runs.claims.measures import Mean, Scope
 from taskloom.runs.claims.pictures import overview, scaling
 from taskloom.runs.claims.render import claims_page, render
 from taskloom.runs.claims.results import Results, Row
+from taskloom.runs.claims.suite import load_suite
 
 from .made_up import PAIRS, TASKS, quality, results
 
@@ -99,10 +100,13 @@ def test_verdicts_follow_the_numbers(whole):
 def test_what_a_suite_plans_and_the_results_lack_is_counted(monkeypatch, few):
     assert Ledger(Results()).missing == []
     (text,) = [each for each in few.missing if each.suite == "text"]
-    planned = len(registry.entries("merge")) + 2
-    assert text.seeds == (0, 1, 2)
+    suite = load_suite("text")
+    assert text.seeds == tuple(suite.seeds)
     assert text.measured == (0,)
-    assert text.rows == planned * 3 * 5 * 2 - (len(FEW) + 2) * 3 * 2  # counts 2, 4, 8 of five
+    pools = len(suite.seeds) * len(suite.counts) * len(suite.experts)
+    there = 3 * 2  # counts 2, 4, 8 of the suite's, both kinds
+    methods = len(registry.entries("merge"))
+    assert text.rows == (methods + 2) * pools - (len(FEW) + 2) * there
     monkeypatch.setattr(ledgers, "suite_names", list)
     assert Ledger(few.results).missing == []
 
