@@ -18,6 +18,7 @@ taskloom.errors.PlanError: halve: unknown option 'facter': did you mean 'factor'
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import pkgutil
@@ -86,7 +87,9 @@ class Entry:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 default = ... if parameter.default is parameter.empty else parameter.default
                 fields[name] = (hints[name], default)
-        config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
+        config = ConfigDict(
+            extra="forbid", arbitrary_types_allowed=True, frozen=True, allow_inf_nan=False
+        )
         return create_model(self.name, __config__=config, **fields)
 
     def validate(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +98,8 @@ class Entry:
         Raises
         ------
         PlanError
-            An unknown option (with the nearest right one) or a value out of range.
+            An unknown option (with the nearest right one), a value out of range, a number that is not
+            finite, or yes or no where a number is needed.
         """
         known = self.schema.model_fields
         for key in options:
@@ -104,15 +108,32 @@ class Entry:
                 did = f"did you mean {guess!r}? " if guess else ""
                 listed = ", ".join(known) or "none"
                 raise PlanError(f"{self.name}: unknown option {key!r}: {did}Options: {listed}")
+            if isinstance(options[key], bool) and not _takes_bool(known[key].annotation):
+                raise PlanError(f"{self.name}: option {key!r} is {options[key]}, but it is no switch")
         try:
             model = self.schema(**options)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise PlanError(
-                f"{self.name}: option {where!r} is {first['input']!r}, but {first['msg'].lower()}"
-            ) from None
+            found = [(*_place(each["loc"], options), each["msg"]) for each in error.errors()]
+            path, value, message = max(found, key=lambda each: len(each[0]))  # the first of equals
+            where = ".".join(path)
+            said = f"option {where!r} is {value!r}, but {message.lower()}"
+            raise PlanError(f"{self.name}: {said}") from None
         return {key: getattr(model, key) for key in options}
+
+
+def _place(loc: tuple[int | str, ...], options: Mapping[str, Any]) -> tuple[list[str], Any]:
+    """Return where in the options an error lies, and what is there; names of types are left out."""
+    path, value = [str(loc[0])], options.get(str(loc[0]))
+    for part in loc[1:]:
+        inside = isinstance(value, Mapping | list | tuple)
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            value = value[part] if inside else value  # type: ignore[index]
+            path += [str(part)] if inside else []
+    return path, value
+
+
+def _takes_bool(hint: Any) -> bool:
+    return hint in (bool, Any) or any(_takes_bool(part) for part in typing.get_args(hint))
 
 
 _TABLE: dict[tuple[str, str], Entry] = {}

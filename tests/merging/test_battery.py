@@ -57,7 +57,8 @@ METHODS = [entry.name for entry in registry.entries("merge") if "adapters" not i
 
 @pytest.mark.parametrize("rule", CHECKS)
 @pytest.mark.parametrize("method", METHODS)
-def test_rule(method, rule):
+def test_rule(method, rule, record_property):
+    record_property("battery", (method, rule, (method, rule) in EXCEPTIONS))
     options = UNTIED.get((method, rule), {})
     if rule == "equal_experts":
         options = UNTRIMMED.get(method, {})

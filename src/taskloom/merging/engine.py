@@ -27,7 +27,7 @@ from taskloom.algebra import Chain, Grain, Stack
 from taskloom.algebra.core import Measure, Step, Summed
 from taskloom.algebra.exact import CELLS, ExactSums
 from taskloom.algebra.select import Radix
-from taskloom.errors import CheckpointError
+from taskloom.errors import CheckpointError, NumericalError
 from taskloom.lazy import torch
 from taskloom.merging import fused, once
 from taskloom.merging.device import Lane
@@ -294,8 +294,7 @@ class Engine:
                 arena = self._arena(output)
                 self._fill(arena, output, piece)
                 arena.bad[:] = 0
-                counter.count(arena, output, known, piece, index)
-                self._check(arena, output)
+                self._count(counter, arena, output, known, piece, index)
             seen += numel
         return counter.result()
 
@@ -532,8 +531,7 @@ class Engine:
                 for piece in whole:
                     self._fill(arena, output, piece)
                     arena.bad[:] = 0
-                    counter.count(arena, output, fresh, piece, index)
-                    self._check(arena, output)
+                    self._count(counter, arena, output, fresh, piece, index)
                 accumulated = counter.result()
             again[index] = (step.slicewise, accumulated)
         return known | {i: m.done(a) for i, (m, a) in again.items()}
@@ -548,8 +546,7 @@ class Engine:
             for piece in whole:
                 self._fill(arena, output, piece)
                 arena.bad[:] = 0
-                counter.count(arena, output, fresh, piece, index)
-                self._check(arena, output)
+                self._count(counter, arena, output, fresh, piece, index)
             return
         check = self.options.nan == "refuse"
         with self._alone(output), torch.inference_mode():
@@ -620,6 +617,23 @@ class Engine:
         for k, ref in enumerate(output.sources):
             into = arena.raw8[k].data[: piece.count * ref.info.itemsize]
             self._read(ref, piece, into)
+
+    def _count(
+        self,
+        counter: _Counter,
+        arena: fused.Arena,
+        output: Output,
+        known: Statistics,
+        piece: Piece,
+        index: int,
+    ) -> None:
+        """Count a slice; an input that is not finite is named before what it does to a sum."""
+        try:
+            counter.count(arena, output, known, piece, index)
+        except NumericalError:
+            self._check(arena, output)
+            raise
+        self._check(arena, output)
 
     def _check(self, arena: fused.Arena, output: Output, count: int = 0) -> None:
         """Refuse what is not finite: of the experts, of the base, then of ``count`` results."""

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from taskloom.choose.rank import DEFAULT_SCORES, Ranking, ScoreSpec, rank
+from taskloom.choose.masks import mask_overlap
+from taskloom.choose.rank import DEFAULT_SCORES, Ranked, Ranking, ScoreSpec, rank
+from taskloom.errors import PlanError
+from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.load import load_task
 from taskloom.progress import Progress, silent
 from taskloom.runs.candidates import singles
-from taskloom.runs.desk import Sources, by_name_or_order, open_desk
-from taskloom.store.pool import open_pool
+from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
+from taskloom.store.pool import Pool, open_pool
+from taskloom.store.statistic import Statistic, open_statistic
+
+#: the score that looks at masks, and not at features
+OVERLAP = "mask_overlap"
+#: a mask that ``taskloom collect graft`` learned, or its file
+Mask = Statistic | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ def select(
     experts: Sources,
     *,
     scores: Sequence[ScoreSpec] = DEFAULT_SCORES,
+    masks: Mapping[str, Mask] | None = None,
+    target_mask: Mask | None = None,
     n_labels: int = 64,
     seed: int = 0,
     progress: Progress = silent,
@@ -53,7 +66,12 @@ def select(
     experts
         Directories, hub ids or adapters, in order or by name.
     scores
-        Registered transferability scores, each a name or ``(name, options)``.
+        Registered transferability scores, each a name or ``(name, options)``; or ``"mask_overlap"``: the
+        share of the target's sparse region that the expert's holds, too (Panigrahi et al., Task-specific
+        skill localization, ICML 2023, section 5), for which nothing is run.
+    masks, target_mask
+        For ``mask_overlap``: the statistic ``graft`` of every expert by name, and of a model that was
+        tuned on the target.
     n_labels
         Labelled examples of the target that may be used, in total.
 
@@ -61,11 +79,32 @@ def select(
     ------
     UnknownName, DataError, CheckpointError
         A name that is not registered, data or weights that do not fit.
+    PlanError
+        Masks that are missing, or that nobody asked for.
     """
+    learned = [spec for spec in scores if spec != OVERLAP]
+    if (len(learned) < len(scores)) != (masks is not None and target_mask is not None):
+        raise PlanError(
+            f"the score {OVERLAP} and masks of the experts and of the target go together",
+            hint="Collect masks with: taskloom collect graft; give all of them and the score, or none",
+        )
     desk = open_desk(base, seed=seed, progress=progress)
     sources, names = by_name_or_order(experts)
     pool = open_pool(desk.reader.encoder.directory, sources, names=names)
     data = load_task(target, seed=seed, n_labels=n_labels, progress=progress)
+    found: dict[str, Ranking] = {}
+    if masks is not None and target_mask is not None:
+        found[OVERLAP] = by_masks(pool.names, masks, target_mask)
+    ranked = _by_features(desk, pool, data, learned, progress) if learned else []
+    labels = len(data.train.labels) + len(data.validation.labels)
+    order = iter(ranked)
+    rankings = tuple(found[OVERLAP] if spec == OVERLAP else next(order) for spec in scores)
+    return Selection(data.task.name, labels, rankings)
+
+
+def _by_features(
+    desk: Desk, pool: Pool, data: TaskData, scores: Sequence[ScoreSpec], progress: Progress
+) -> list[Ranking]:
     candidates = singles(pool)[1:]
     halves = [desk.reader.read(candidates, [data], split) for split in ("train", "validation")]
     features = {
@@ -73,5 +112,26 @@ def select(
         for name in pool.names
     }
     labels = np.concatenate([data.train.labels, data.validation.labels])
-    ranked = rank(features, labels, list(scores), progress=progress)
-    return Selection(data.task.name, len(labels), tuple(ranked))
+    return rank(features, labels, list(scores), progress=progress)
+
+
+def by_masks(names: Sequence[str], masks: Mapping[str, Mask], target: Mask) -> Ranking:
+    """Rank experts by the share of the target's mask that theirs hold.
+
+    Raises
+    ------
+    PlanError
+        An expert without a mask, a mask of nobody, or a statistic of another kind.
+    CheckpointError
+        Masks of other tensors or shapes, or no file.
+    """
+    begun = time.perf_counter()
+    odd = [*(n for n in names if n not in masks), *(n for n in masks if n not in names)]
+    if odd:
+        state = "has no mask" if odd[0] in names else "has a mask and is no expert of the pool"
+        raise PlanError(f"{odd[0]!r} {state}; the pool holds: {', '.join(names)}")
+    key = "the target"
+    opened = {key: open_statistic(target), **{n: open_statistic(masks[n]) for n in names}}
+    nearest = mask_overlap(opened).nearest(key)
+    entries = [Ranked(name, value, place) for place, (name, value) in enumerate(nearest, start=1)]
+    return Ranking(OVERLAP, tuple(entries), time.perf_counter() - begun)
