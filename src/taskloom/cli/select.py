@@ -61,15 +61,14 @@ def command(
     """
     sources, names = options.named(experts)
     pool = sources if names is None else dict(zip(names, sources, strict=True))
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"scores": list(scores)} if scores else {}
     if masks or target_mask:
-        more = {"masks": _masks(masks), "target_mask": target_mask}
+        more |= {"masks": _masks(masks), "target_mask": target_mask}
     with listening() as progress:
         selection = taskloom.select(
             target,
             base,
             pool,
-            **({"scores": list(scores)} if scores else {}),
             **more,
             n_labels=n_labels,
             seed=seed,
