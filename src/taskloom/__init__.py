@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from taskloom.catalogue import tasks as tasks
     from taskloom.choose.diff.api import diff as diff
     from taskloom.errors import TaskloomError as TaskloomError
+    from taskloom.learn.batchnorm import reestimate_batchnorm as reestimate_batchnorm
     from taskloom.merging.api import merge as merge
     from taskloom.merging.api import merge_files as merge_files
     from taskloom.merging.explain import explain as explain
@@ -59,6 +60,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "merge_parts": ("taskloom.merging.parts", "merge_parts"),
     "methods": ("taskloom.catalogue", "methods"),
     "pool": ("taskloom.store.pool", "open_pool"),
+    "reestimate_batchnorm": ("taskloom.learn.batchnorm", "reestimate_batchnorm"),
     "report": ("taskloom.runs.show", "report"),
     "rewarded_soup": ("taskloom.merging.soup", "rewarded_soup"),
     "restore_task": ("taskloom.merging.restore", "restore_task"),
@@ -88,6 +90,7 @@ __all__ = [
     "merge_parts",
     "methods",
     "pool",
+    "reestimate_batchnorm",
     "report",
     "restore_task",
     "rewarded_soup",
