@@ -25,7 +25,7 @@ test: $(VENV)/.level-dev  ## run the tests and doctests with coverage
 	$(BIN)/pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 PEER := $(VENV)-peer
-peer: $(PEER)/.level-peer  ## compare with mergekit 0.1.5, in an environment of its own
+peer: $(PEER)/.level-peer  ## compare with mergekit 0.1.5 and fusion-bench, in an environment of its own
 	$(PEER)/bin/python -m pytest -p no:cacheprovider -m peer $(shell grep -rl --include=*.py mark.peer tests) $(ARGS)
 
 environment: $(VENV)/.level-dev  ## make the virtual environment with everything in it
@@ -79,4 +79,5 @@ $(PEER)/.level-peer: pyproject.toml
 	grep -E '^(torch|transformers|numpy)==' constraints.txt > $(PEER)/constraints.txt
 	PIP_CONSTRAINT=$(abspath $(PEER)/constraints.txt) PIP_BUILD_CONSTRAINT=$(abspath $(PEER)/constraints.txt) \
 		$(PEER)/bin/python -m pip install --quiet mergekit==0.1.5 pytest hypothesis -e '.[fast]'
+	$(PEER)/bin/python -m pip install --quiet --no-deps fusion-bench==0.2.33
 	@touch $@
