@@ -27,7 +27,7 @@ def suite(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stage(suite):
-    return set_stage(lay_ground(load_suite(suite), 0), "lora")
+    return set_stage(lay_ground(load_suite(suite), 0), "lora", 3)
 
 
 def test_adapters_are_merged_by_their_own_rules_and_as_full_models(suite, tmp_path):

@@ -120,7 +120,7 @@ def test_rows_of_something_else_are_refused_with_a_way_out(book, changes, named)
 def test_what_is_new_is_added_to_the_lock(book):
     book.open("tiny", entry())
     more = {
-        "0": Seeded(data={"a": "d1"}, experts={"lora": {"a": "l1"}}),
+        "0": Seeded(data={"a": "d1"}, experts={"lora": {"a": "l1"}, "full": {"b": "e2"}}),
         "1": Seeded(data={"a": "d9"}, experts={"full": {"a": "e9"}}),
     }
     book.open("tiny", entry(seeds=more, commits=["c2"], machine="there"))
@@ -128,7 +128,7 @@ def test_what_is_new_is_added_to_the_lock(book):
     found = read_results(book.path).suites
     assert set(found) == {"tiny", "other"}
     lock = found["tiny"].lock
-    assert lock.seeds["0"].experts == {"full": {"a": "e1"}, "lora": {"a": "l1"}}
+    assert lock.seeds["0"].experts == {"full": {"a": "e1", "b": "e2"}, "lora": {"a": "l1"}}
     assert lock.seeds["1"].data == {"a": "d9"}
     assert lock.commits == ["c1", "c2"]
     assert lock.machine == "here"

@@ -258,16 +258,15 @@ def _joined(path: Path, suite: str, known: SuiteEntry, now: SuiteEntry) -> Suite
             f"the data of task {task!r}": (before.data.get(task), digest)
             for task, digest in one.data.items()
         }
+        together = dict(before.experts)
         for kind, experts in one.experts.items():
-            if kind in before.experts:
-                what |= {
-                    f"the expert of {task!r} ({kind}, seed {seed})": (
-                        before.experts[kind].get(task),
-                        digest,
-                    )
-                    for task, digest in experts.items()
-                }
-        seeds[seed] = Seeded(data=one.data, experts={**before.experts, **one.experts})
+            known_ones = together.get(kind, {})
+            what |= {
+                f"the expert of {task!r} ({kind}, seed {seed})": (known_ones.get(task, digest), digest)
+                for task, digest in experts.items()
+            }
+            together[kind] = {**known_ones, **experts}
+        seeds[seed] = Seeded(data=one.data, experts=together)
     changed = [name for name, (was, is_now) in what.items() if was != is_now]
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""

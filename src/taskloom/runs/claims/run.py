@@ -112,7 +112,7 @@ def train(
             if name not in (BASE, EXPERT):
                 with suppress(PlanError):  # it has no rule without more options, which its row will say
                     chain = Recipe.of(name, seed=ground.seed).chain
-                    stage.statistics(chain, ground.suite.counts[-1])
+                    stage.statistics(chain, len(stage.pool))
         found.append(Trained(ground.suite.name, stage.kind, ground.seed, stage.trained))
     return found
 
@@ -184,7 +184,7 @@ def _stages(
             ground = lay_ground(suite, seed, progress=progress)
             scorer = Scorer(ground.encoder, ground.tasks, ground.heads, suite.evaluation)
             for kind in kinds:
-                yield set_stage(ground, kind), scorer, counts
+                yield set_stage(ground, kind, counts[-1]), scorer, counts
 
 
 def _entry(stage: Stage) -> SuiteEntry:

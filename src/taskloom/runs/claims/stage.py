@@ -62,7 +62,7 @@ class Ground:
 
 @dataclass(frozen=True)
 class Stage:
-    """A ground with experts of one kind.
+    """A ground with experts of one kind, of its first tasks.
 
     Attributes
     ----------
@@ -106,15 +106,14 @@ class Stage:
     def statistics(self, chain: Chain, count: int) -> dict[str, list[Statistic]] | None:
         """Collect what a chain needs of the first ``count`` experts; None if it needs nothing.
 
-        All experts of the suite are compared with one another where a statistic compares, so that
+        All experts of the stage are compared with one another where a statistic compares, so that
         pools of every size share it.
         """
         how = {
             name: Sampling(each.examples, each.options)
             for name, each in self.ground.suite.statistics.items()
         }
-        most = self.first_stored(max(count, self.ground.suite.counts[-1]))
-        found = statistics_for(most, chain, self.bench, how)
+        found = statistics_for(self.stored, chain, self.bench, how)
         if found is None:
             return None
         wanted = set(self.pool.tensors)
@@ -184,8 +183,8 @@ def lay_ground(suite: Suite, seed: int, *, progress: Progress = silent) -> Groun
     return Ground(suite, seed, reader, tuple(tasks), heads)
 
 
-def set_stage(ground: Ground, kind: Kind) -> Stage:
-    """Train the experts that are not in the cache, and open them.
+def set_stage(ground: Ground, kind: Kind, count: int) -> Stage:
+    """Train the experts of the first ``count`` tasks that are not in the cache, and open them.
 
     Raises
     ------
@@ -196,13 +195,13 @@ def set_stage(ground: Ground, kind: Kind) -> Stage:
     options = TrainOptions.parse({"seed": ground.seed, **plan.train})
     base = open_checkpoint(ground.encoder.directory)
     trained, experts = [], []
-    for data in ground.tasks:
+    for data in ground.tasks[:count]:
         name = data.task.name
         one = tune(ground.reader, ground.heads[name], data, options)
         trained.append(one)
         experts.append(Expert(name, open_checkpoint(one.directory, base=base), name))
         label = f"{ground.suite.name}: {kind} experts of seed {ground.seed}"
-        ground.progress(label, len(trained), len(ground.tasks))
+        ground.progress(label, len(trained), count)
     stored = Pool(base, tuple(experts))
     return Stage(ground, kind, plan, stored, in_memory(stored), tuple(trained))
 
