@@ -145,13 +145,14 @@ def main() -> None:
     parser.add_argument("--experts", type=int, default=8)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--routes", nargs="+", help="Only these.")
     parser.add_argument("--child", nargs=2, metavar=("ROUTE", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.child:
         merge(options.child[0], Path(options.child[1]), options.experts, options.rank, options.recipe)
         return
-    routes = ROUTES.get(options.recipe, ["dense", FIRST])
+    routes = options.routes or ROUTES.get(options.recipe, ["dense", FIRST])
     with tempfile.TemporaryDirectory() as temp:
         folder = Path(temp)
         count = generate(folder, options.layers, options.experts, options.rank)
