@@ -26,6 +26,11 @@ def on_disk(folder, tensors):
     return folder
 
 
+def names(folder):
+    """What lies there, beside the cache, which may appear when a digest is kept."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "taskloom-cache")
+
+
 @pytest.fixture
 def pool(tmp_path, cache):
     base = on_disk(tmp_path / "base", weights(0))
@@ -35,14 +40,14 @@ def pool(tmp_path, cache):
 @pytest.mark.parametrize("method", METHODS)
 def test_parts_as_they_were_written(pool, tmp_path, method):
     merge_parts(*pool, method, tmp_path / "parts", dtype="float16")
-    before = sorted(path.name for path in tmp_path.iterdir())
+    before = names(tmp_path)
     found = taskloom.verify(tmp_path / "parts")
     assert (found.files, found.recomputed) == (5 if method == "twin_merging" else 4, ())
     assert found.notes == ("parts are made again as a whole or not at all; --all makes them again",)
     everything = taskloom.verify(tmp_path / "parts", everything=True)
     assert len(everything.recomputed) == everything.tensors >= 8
     assert everything.notes == ()
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert names(tmp_path) == before
 
 
 @pytest.mark.parametrize("method", METHODS)
