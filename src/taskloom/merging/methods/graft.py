@@ -15,10 +15,7 @@ from taskloom.registry import register
     paper="Panigrahi et al., Task-specific skill localization in fine-tuned language models, ICML 2023, "
     "sections 2 and 6",
     needs=("base", "experts", "statistic graft"),
-    partly={
-        "Skill localization / model grafting": "masks, grafts and the overlap of masks are there; "
-        "choosing sources by the overlap is not"
-    },
+    systems=("Skill localization / model grafting",),
 )
 def graft(*, overlap: Literal["mean", "sum"] = "mean", scale: Scalar = 1.0) -> Chain:
     """Graft each expert's learned sparse region onto the base.

@@ -13,11 +13,7 @@ _PAPER = "Ilharco et al., Editing models with task arithmetic, ICLR 2023"
     "merge",
     paper=f"{_PAPER}, section 4 (addition)",
     needs=("base", "experts"),
-    partly={
-        "Task arithmetic (Editing Models with Task Arithmetic)": "adding, negating and analogy are "
-        "there; a report of forgetting beside the control task's change, and of the analogy's gain "
-        "without target data, is not"
-    },
+    systems=("Task arithmetic (Editing Models with Task Arithmetic)",),
 )
 def task_arithmetic(*, scale: Scalar = 0.3, weights: Weights | None = None) -> Chain:
     """Add the experts' task vectors to the base, times one scale.
