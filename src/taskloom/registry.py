@@ -44,6 +44,9 @@ ROOMS: dict[str, str] = {
     "metric": "taskloom.evaluation.metrics",
     "source": "taskloom.evaluation.sources",
     "statistic": "taskloom.learn.statistics",
+    "module": "taskloom.learn.modules",
+    "fit": "taskloom.learn.fits",
+    "objective": "taskloom.learn.objectives",
 }
 #: what a reader calls a member of the family, for messages
 KINDS: dict[str, str] = {
@@ -54,6 +57,9 @@ KINDS: dict[str, str] = {
     "metric": "metric",
     "source": "data source",
     "statistic": "statistic",
+    "module": "small module",
+    "fit": "fitting method",
+    "objective": "objective",
 }
 
 
