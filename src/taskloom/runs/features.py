@@ -22,6 +22,7 @@ from taskloom.runs.plan import Evaluation
 from taskloom.runs.workspace import Workspace
 
 Array = NDArray[Any]
+Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -54,44 +55,61 @@ class Reader:
         self,
         candidates: Sequence[Candidate],
         tasks: Sequence[TaskData],
-        split: Literal["train", "validation", "test"],
+        split: Split,
         precision: Precision | None = None,
     ) -> dict[tuple[str, str], Array]:
         """Return features (N, D) by (candidate name, task name).
 
-        Each candidate's weights are made once for all tasks it has not been run on yet. The precision
-        is that of the options unless given.
+        The precision is that of the options unless given.
+        """
+        found = self.read_parts(candidates, tasks, [split], precision)
+        return {(candidate, task): value for (candidate, task, _), value in found.items()}
+
+    def read_parts(
+        self,
+        candidates: Sequence[Candidate],
+        tasks: Sequence[TaskData],
+        splits: Sequence[Split],
+        precision: Precision | None = None,
+    ) -> dict[tuple[str, str, str], Array]:
+        """Return features (N, D) by (candidate name, task name, split), as `read`.
+
+        Each candidate's weights are made once for all that it has not been run on yet.
         """
         precision = precision or self.options.precision
-        found: dict[tuple[str, str], Array] = {}
-        todo: dict[str, list[TaskData]] = {}
+        found: dict[tuple[str, str, str], Array] = {}
+        todo: dict[str, list[tuple[TaskData, Split]]] = {}
         for candidate in candidates:
             for data in tasks:
-                stashed = self.workspace.array("features", self._key(candidate, data, split, precision))
-                if stashed is None:
-                    todo.setdefault(candidate.name, []).append(data)
-                else:
-                    found[candidate.name, data.task.name] = stashed
-        examples = self._open({d.task.name: d for rest in todo.values() for d in rest}, split)
+                for split in splits:
+                    key = self._key(candidate, data, split, precision)
+                    stashed = self.workspace.array("features", key)
+                    if stashed is None:
+                        todo.setdefault(candidate.name, []).append((data, split))
+                    else:
+                        found[candidate.name, data.task.name, split] = stashed
+        waiting = {(d.task.name, split): d for rest in todo.values() for d, split in rest}
+        examples = {key: self._open(data, key[1]) for key, data in waiting.items()}
         total, done = sum(len(rest) for rest in todo.values()), 0
         for candidate in candidates:
             rest = todo.get(candidate.name, [])
             weights = candidate.weights() if rest else None
-            for data in rest:
-                value = self._run(weights, examples[data.task.name].inputs, precision)
+            for data, split in rest:
+                value = self._run(weights, examples[data.task.name, split].inputs, precision)
                 key = self._key(candidate, data, split, precision)
-                found[candidate.name, data.task.name] = self.workspace.keep_array("features", key, value)
+                self.workspace.keep_array("features", key, value)
+                found[candidate.name, data.task.name, split] = value
                 done += 1
-                self.progress(f"run models on {split}", done, total)
+                self.progress(f"run models on {' and '.join(splits)}", done, total)
         return found
 
-    def _open(self, tasks: dict[str, TaskData], split: str) -> dict[str, Examples]:
+    def _open(self, data: TaskData, split: str) -> Examples:
         if split != "test":
-            return {name: getattr(data, split) for name, data in tasks.items()}
-        opened = {name: data.test.open("score") for name, data in tasks.items()}
-        for name, data in tasks.items():
-            labels = self.workspace.remember("labels", data.digest, opened[name].labels.tolist)
-            self.known[data.digest] = np.array(labels, dtype=np.int64)
+            examples: Examples = getattr(data, split)
+            return examples
+        opened = data.test.open("score")
+        labels = self.workspace.remember("labels", data.digest, opened.labels.tolist)
+        self.known[data.digest] = np.array(labels, dtype=np.int64)
         return opened
 
     def test_labels(self, data: TaskData) -> Array:

@@ -25,7 +25,7 @@ from taskloom.progress import Progress, silent
 from taskloom.runs import ledger, results
 from taskloom.runs.base import base_directory, base_title
 from taskloom.runs.candidates import Candidate, by_name, pool_digest, singles
-from taskloom.runs.features import Reader
+from taskloom.runs.features import Array, Reader
 from taskloom.runs.handover import hand_over
 from taskloom.runs.heads import head_for
 from taskloom.runs.lock import make_lock
@@ -165,13 +165,16 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
         merges, sweeps = prepare_merges(pool, bench)
     candidates = [prepared.base, *singles(pool)[1:], *merges]
     with workspace.stage("validate"):
-        validation = _score(prepared, candidates, "validation")
+        precision = plan.evaluation.validation_precision
+        features = reader.read(candidates, prepared.tasks, "validation", precision)
+        validation = _score(prepared, candidates, "validation", features)
         verdict = _pool_verdict(prepared, candidates, validation)
     with workspace.stage("targets: choose on few labels"):
-        few = [prepare(reader, plan, data, candidates) for data in prepared.targets]
+        few = prepare(reader, plan, prepared.targets, candidates)
     with workspace.stage("test"):
-        test = _score(prepared, candidates, "test")
-        concluded = [conclude(reader, plan, shot, candidates) for shot in few]
+        features = reader.read(candidates, [*prepared.tasks, *prepared.targets], "test")
+        test = _score(prepared, candidates, "test", features)
+        concluded = [conclude(reader, plan, shot, candidates, features) for shot in few]
     with workspace.stage("compare task vectors"):
         cosines = workspace.remember("cosines", pool_digest(pool), lambda: cosine_matrix(pool).tolist())
     scores = [*validation, *test, *(s for shot in few for s in shot.scores)]
@@ -199,11 +202,14 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
     return draft.model_copy(update={"handovers": handovers, "lock": lock})
 
 
-def _score(prepared: Prepared, candidates: list[Candidate], split: Any) -> list[ScoreRecord]:
+def _score(
+    prepared: Prepared,
+    candidates: list[Candidate],
+    split: Any,
+    features: Mapping[tuple[str, str], Array],
+) -> list[ScoreRecord]:
     """Score every candidate on every pool task with the task's shared head."""
     reader, found = prepared.reader, []
-    precision = reader.options.validation_precision if split == "validation" else None
-    features = reader.read(candidates, prepared.tasks, split, precision)
     for candidate in candidates:
         for data in prepared.tasks:
             name = data.task.name

@@ -17,6 +17,7 @@ from taskloom.evaluation.load import load_task
 from taskloom.progress import Progress, silent
 from taskloom.runs.candidates import singles
 from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
+from taskloom.runs.targets import PARTS
 from taskloom.store.pool import Pool, open_pool
 from taskloom.store.statistic import Statistic, open_statistic
 
@@ -106,9 +107,9 @@ def _by_features(
     desk: Desk, pool: Pool, data: TaskData, scores: Sequence[ScoreSpec], progress: Progress
 ) -> list[Ranking]:
     candidates = singles(pool)[1:]
-    halves = [desk.reader.read(candidates, [data], split) for split in ("train", "validation")]
+    read = desk.reader.read_parts(candidates, [data], PARTS)
     features = {
-        name: np.concatenate([half[f"expert:{name}", data.task.name] for half in halves])
+        name: np.concatenate([read[f"expert:{name}", data.task.name, part] for part in PARTS])
         for name in pool.names
     }
     labels = np.concatenate([data.train.labels, data.validation.labels])

@@ -22,7 +22,7 @@ from taskloom.evaluation.interval import paired_difference
 from taskloom.evaluation.score import score
 from taskloom.models.head import Head
 from taskloom.runs.candidates import Candidate, by_name
-from taskloom.runs.features import Reader
+from taskloom.runs.features import Reader, Split
 from taskloom.runs.heads import head_for, held_out
 from taskloom.runs.plan import Plan
 from taskloom.runs.result import GuardRecord, RankEntry, RankingRecord, ScoreRecord, TargetRecord
@@ -31,6 +31,8 @@ from taskloom.runs.verdict import decide
 Array = NDArray[Any]
 FOLDS = 5
 REPEATS = 4
+#: splits that the few labels are dealt into
+PARTS: tuple[Split, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,27 @@ class FewShot:
         return self.data.task.name
 
 
-def prepare(reader: Reader, plan: Plan, data: TaskData, candidates: Sequence[Candidate]) -> FewShot:
-    """Rank the experts and choose a candidate for the target from its few labels."""
+def prepare(
+    reader: Reader, plan: Plan, targets: Sequence[TaskData], candidates: Sequence[Candidate]
+) -> list[FewShot]:
+    """Rank the experts and choose a candidate for every target from its few labels."""
+    read = reader.read_parts(candidates, targets, PARTS)
+
+    def features(name: str) -> dict[str, Array]:
+        return {c.name: np.concatenate([read[c.name, name, part] for part in PARTS]) for c in candidates}
+
+    return [_prepare(reader, plan, data, candidates, features(data.task.name)) for data in targets]
+
+
+def _prepare(
+    reader: Reader,
+    plan: Plan,
+    data: TaskData,
+    candidates: Sequence[Candidate],
+    features: Mapping[str, Array],
+) -> FewShot:
     name = data.task.name
     labels = np.concatenate([data.train.labels, data.validation.labels])
-    halves = [reader.read(candidates, [data], split) for split in ("train", "validation")]
-    features = {c.name: np.concatenate([half[c.name, name] for half in halves]) for c in candidates}
     heads, values, right, scores = {}, {}, {}, []
     for number, candidate in enumerate(candidates):
         own = features[candidate.name]
@@ -105,11 +122,14 @@ def _rank(target: str, experts: Mapping[str, Array], labels: Array, plan: Plan) 
 
 
 def conclude(
-    reader: Reader, plan: Plan, shot: FewShot, candidates: Sequence[Candidate]
+    reader: Reader,
+    plan: Plan,
+    shot: FewShot,
+    candidates: Sequence[Candidate],
+    features: Mapping[tuple[str, str], Array],
 ) -> tuple[TargetRecord, list[RankingRecord], list[ScoreRecord]]:
-    """Open the test split: score every candidate, hold the rankings against the truth."""
+    """Score every candidate by its test features; hold the rankings against the truth."""
     data, name = shot.data, shot.name
-    features = reader.read(candidates, [data], "test")
     labels = reader.test_labels(data)
     predicted = {c.name: shot.heads[c.name].predict(features[c.name, name]) for c in candidates}
     scores = [

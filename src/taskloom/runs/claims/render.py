@@ -10,7 +10,7 @@ from taskloom.runs.claims.ledger import Ledger, Measurement, claims
 from taskloom.runs.claims.measures import Mean, Scope
 from taskloom.runs.claims.pictures import overview, scaling
 from taskloom.runs.claims.results import Lock, Results, read_results
-from taskloom.runs.claims.suite import SCALES
+from taskloom.runs.claims.suite import SCALES, load_suite, suite_names
 from taskloom.runs.claims.verdict import Comparison, Verdict
 from taskloom.store.atomic import atomic_file
 
@@ -273,8 +273,21 @@ def _run(results: Results) -> str:
         rows = [row for row in results.rows if row.suite == name]
         seeds = sorted({row.seed for row in rows})
         text += f"**{name}**: {entry.title}. Tasks in their order: {', '.join(entry.tasks)}. "
-        text += f"{len(rows):,} rows, {_seeds(seeds)}. {_lock(entry.lock)}\n\n"
+        text += f"{len(rows):,} rows, {_seeds(seeds)}. {_statistics(name, entry.lock)}"
+        text += f"{_lock(entry.lock)}\n\n"
     return text.rstrip() + "\n"
+
+
+def _statistics(name: str, lock: Lock) -> str:
+    """Say on how many examples statistics were collected, if the suite is still the one measured."""
+    if name not in suite_names() or (suite := load_suite(name)).digest != lock.suite:
+        return ""
+    asked = [
+        f"{statistic} from {how.examples} training examples"
+        + "".join(f", {option} {value}" for option, value in how.options.items())
+        for statistic, how in suite.statistics.items()
+    ]
+    return f"Statistics of an expert: {'; '.join(asked)}. " if asked else ""
 
 
 def _lock(lock: Lock) -> str:
