@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from taskloom.errors import CheckpointError, DataError, PlanError, nearest
-from taskloom.learn.probe import Examples, Probe
+from taskloom.learn.probe import Examples, Probe, Weights
 from taskloom.progress import Progress, silent
 from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.pool import Expert, Pool
@@ -44,6 +46,11 @@ class Problem:
         ``transductive`` says that they are wanted, and then their labels are never used.
     transductive
         The inputs that the model will be scored on may be fitted on.
+    merge
+        (merging method, options) -> merged weights by stored name: for fits that try merges.
+    journal
+        File in which such fits write down every merge they tried, so that an interrupted fit goes on
+        where it was; None: an interrupted fit begins anew.
 
     Raises
     ------
@@ -65,6 +72,8 @@ class Problem:
     progress: Progress = silent
     split: str = "train"
     transductive: bool = False
+    merge: Callable[[str, Mapping[str, Any]], Weights] | None = None
+    journal: Path | None = None
 
     def __post_init__(self) -> None:
         Pool(self.base, tuple(Expert(name, weights) for name, weights in self.experts.items()))
