@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 import taskloom.choose.scores
 from taskloom import registry
 from taskloom.choose.evidence import maximise_evidence
-from taskloom.choose.scores import h_score, knn, linear_probe, logme
+from taskloom.choose.scores import (
+    gbc,
+    h_score,
+    knn,
+    linear_probe,
+    logme,
+    nleep,
+    parc,
+    sfda,
+    transrate,
+)
 from taskloom.choose.scores.h_score import ledoit_wolf_shrinkage
 from taskloom.errors import DataError, MissingExtra, NumericalError, PlanError, UnknownName
 
@@ -20,8 +30,24 @@ F = np.array([[1, 0], [2, 0], [1, 1], [2, 1], [0, 2], [0, 3], [1, 3], [1, 2]], d
 Y = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 G = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1]], dtype=np.float64)
 GY = np.array([0, 1, 1])
-NAMES = ["h_score", "knn", "linear_probe", "logme"]
-ALL = [h_score, knn, linear_probe, logme]
+NAMES = [
+    "gbc",
+    "h_score",
+    "knn",
+    "leep",
+    "linear_probe",
+    "logme",
+    "logme_regression",
+    "nce",
+    "nleep",
+    "parc",
+    "ridge_probe",
+    "rsa",
+    "sfda",
+    "transrate",
+]
+#: scores that look at features and labels alone
+ALL = [gbc, h_score, knn, linear_probe, logme, nleep, parc, sfda, transrate]
 
 
 @pytest.fixture(scope="module")
@@ -295,18 +321,61 @@ def test_class_numbers_do_not_matter(score):
     assert score(features, 2 - labels) == pytest.approx(score(features, labels), abs=0.02)
 
 
-@pytest.mark.parametrize("score", [h_score, knn, logme])
+@pytest.mark.parametrize("score", [gbc, h_score, knn, logme, parc, sfda, transrate])
 def test_order_of_examples_does_not_matter(score):
     features, labels = clouds()
     order = np.random.default_rng(3).permutation(len(labels))
     assert score(features[order], labels[order]) == pytest.approx(score(features, labels), abs=1e-9)
 
 
-@pytest.mark.parametrize("score", [h_score, knn, logme])
+@pytest.mark.parametrize("score", [gbc, h_score, knn, logme, transrate])
 def test_rotations_do_not_matter(score):
     features, labels = clouds()
     turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(5, 5)))
     assert score(features @ turn, labels) == pytest.approx(score(features, labels), abs=1e-9)
+
+
+@pytest.mark.parametrize("score", [gbc, h_score, knn, linear_probe, parc, sfda, transrate])
+def test_shifts_do_not_matter(score):
+    features, labels = clouds()
+    assert score(features + np.array([1, -2, 3, 0, 5]), labels) == pytest.approx(
+        score(features, labels), abs=1e-8
+    )
+
+
+@pytest.mark.parametrize(
+    "score", [h_score, lambda f, y: h_score(f, y, regularised=True), knn, linear_probe, parc]
+)
+@pytest.mark.parametrize("scale", [1e-3, 7.0, 1e4])
+def test_the_unit_of_the_features_does_not_matter(score, scale):
+    features, labels = clouds()
+    assert score(features * scale, labels) == pytest.approx(score(features, labels), abs=1e-8)
+
+
+@pytest.mark.parametrize("score", ALL)
+@pytest.mark.parametrize(("n", "d"), [(12, 40), (16, 16)])
+def test_fewer_examples_than_dimensions(score, n, d):
+    features, labels = clouds(n=n, d=d, classes=2, gap=1.0)
+    assert np.isfinite(score(features, labels))
+
+
+@pytest.mark.parametrize("score", [gbc, h_score, knn, logme, transrate])
+def test_a_class_of_one_example_is_scored(score):
+    features, labels = clouds(n=20)
+    labels[0] = 9
+    assert np.isfinite(score(features, labels))
+
+
+@pytest.mark.parametrize("score", [gbc, knn, logme, transrate])
+def test_as_many_classes_as_examples(score):
+    features, _ = clouds(n=6)
+    assert np.isfinite(score(features, np.arange(6)))
+
+
+@pytest.mark.parametrize("score", [gbc, logme, nleep, parc, sfda, transrate])
+def test_a_constant_column_is_no_harm(score):
+    features, labels = clouds()
+    assert np.isfinite(score(np.hstack([features, np.full((60, 1), 3.0)]), labels))
 
 
 @pytest.mark.parametrize("score", ALL)

@@ -68,6 +68,129 @@ def checked(
     return matrix, indices.astype(np.int64), counts.astype(np.int64)
 
 
+def checked_targets(score: str, features: ArrayLike, targets: ArrayLike) -> tuple[Floats, Floats]:
+    """Return features and regression targets as float64, or refuse.
+
+    Parameters
+    ----------
+    score
+        Name of the score, for messages.
+    features
+        As for `checked`.
+    targets
+        ``(N,)`` or ``(N, K)`` finite numbers, no column of them constant.
+
+    Returns
+    -------
+    ``(N, D)`` and ``(N, K)`` float64.
+
+    Raises
+    ------
+    DataError
+        Shapes that do not fit, fewer than three examples, targets that are no numbers or constant.
+    NumericalError
+        NaN, infinity, or features without any variation.
+    """
+    matrix = np.asarray(features, dtype=np.float64)
+    given = np.asarray(targets)
+    if matrix.ndim != 2 or given.ndim not in (1, 2) or len(matrix) != len(given) or not matrix.size:
+        raise DataError(
+            f"{score}: expected features (N, D) and targets (N,) or (N, K), "
+            f"found {matrix.shape} and {given.shape}",
+            hint="Pass one row of features for each target",
+        )
+    if not (np.issubdtype(given.dtype, np.integer) or np.issubdtype(given.dtype, np.floating)):
+        raise DataError(
+            f"{score}: expected numbers as targets, found dtype {given.dtype}",
+            hint="Pass the quantities to predict as numbers",
+        )
+    columns = given.reshape(len(given), -1).astype(np.float64)
+    if len(columns) < 3 or not columns.shape[1]:
+        raise DataError(
+            f"{score}: expected three examples or more, each with a target, found {columns.shape}",
+            hint="Give more examples with targets",
+        )
+    if not np.isfinite(columns).all():
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(columns))[0])
+        raise NumericalError(
+            f"{score}: expected finite targets, found {columns[row, column]} in row {row}",
+            hint="Leave out the examples without a target",
+        )
+    constant = (columns == columns[0]).all(0)
+    if constant.any():
+        raise DataError(
+            f"{score}: expected targets that differ, found {columns[0, constant.argmax()]:g} "
+            f"{len(columns)} times in column {int(constant.argmax())}",
+            hint="Leave out the target that says nothing",
+        )
+    _refuse_degenerate(score, matrix)
+    return matrix, columns
+
+
+def checked_probabilities(score: str, probabilities: ArrayLike, n: int) -> Floats:
+    """Return what a source model says of the target's examples as float64, or refuse.
+
+    Parameters
+    ----------
+    score
+        Name of the score, for messages.
+    probabilities
+        ``(N, S)``, each row nonnegative with sum 1 (to 1e-3, as half precision leaves it).
+    n
+        N, the number of labels.
+
+    Raises
+    ------
+    DataError
+        Another shape, or rows that are no probabilities.
+    """
+    matrix = np.asarray(probabilities, dtype=np.float64)
+    if matrix.ndim != 2 or len(matrix) != n or matrix.shape[1] == 0:
+        raise DataError(
+            f"{score}: expected source_probabilities ({n}, S), found {matrix.shape}",
+            hint="Pass the source head's probabilities of the same examples",
+        )
+    sums = matrix.sum(1)
+    if not (matrix >= 0).all() or not (np.abs(sums - 1) <= 1e-3).all():
+        row = int((~((matrix >= 0).all(1) & (np.abs(sums - 1) <= 1e-3))).argmax())
+        raise DataError(
+            f"{score}: expected rows of source_probabilities that are at least 0 and sum to 1, "
+            f"found the sum {sums[row]:.6g} in row {row}",
+            hint="Pass the softmax, not the logits",
+        )
+    return matrix
+
+
+def checked_beside(score: str, name: str, matrix: ArrayLike, *, n: int | None = None) -> Floats:
+    """Return other features that a score looks at as float64, or refuse.
+
+    Parameters
+    ----------
+    score, name
+        Of the score and of the argument, for messages.
+    matrix
+        ``(M, D)`` finite numbers, at least two rows, not all the same.
+    n
+        M, if it must be the number of labels.
+
+    Raises
+    ------
+    DataError
+        Another shape.
+    NumericalError
+        NaN, infinity, or features without any variation.
+    """
+    found = np.asarray(matrix, dtype=np.float64)
+    if found.ndim != 2 or len(found) < 2 or found.shape[1] == 0 or (n is not None and len(found) != n):
+        rows = "M" if n is None else str(n)
+        raise DataError(
+            f"{score}: expected {name} ({rows}, D) of two rows or more, found {found.shape}",
+            hint="Pass one row of features for each example",
+        )
+    _refuse_degenerate(f"{score}: {name}", found)
+    return found
+
+
 def _refuse_degenerate(score: str, matrix: Floats) -> None:
     finite = np.isfinite(matrix)
     if not finite.all():

@@ -2,7 +2,8 @@
 
 The model of MacKay (1992), as used by You et al. (2021): weights ``w ~ N(0, I / alpha)``, targets
 ``t ~ N(F w, I / beta)``, no intercept. Its log evidence is the log density of ``t`` under
-``N(0, I / beta + F Fᵀ / alpha)``; one thin SVD of F makes every iteration cost O(min(N, D)).
+``N(0, I / beta + F Fᵀ / alpha)``; the eigenvalues of the smaller Gram matrix of F make every iteration
+cost O(min(N, D)).
 """
 
 from __future__ import annotations
@@ -59,9 +60,8 @@ def maximise_evidence(
         An iteration stops a target once alpha / beta changes by no more than this share.
     """
     n, d = features.shape
-    u, singular, _ = np.linalg.svd(features, full_matrices=False)
-    sigma = (singular**2)[:, None]  # (k, 1)
-    power = (u.T @ targets) ** 2  # (k, C)
+    eigenvalues, power = spectrum(features, targets)
+    sigma = eigenvalues[:, None]  # (k, 1)
     outside = np.maximum((targets**2).sum(0) - power.sum(0), 0.0)  # (C,)
 
     columns = targets.shape[1]
@@ -85,7 +85,7 @@ def maximise_evidence(
 
     log_det = np.log(alpha + beta * sigma).sum(0)
     if exact:
-        log_det = log_det + max(d - len(singular), 0) * np.log(alpha)
+        log_det = log_det + max(d - len(sigma), 0) * np.log(alpha)
     total = (
         d / 2 * np.log(alpha)
         + n / 2 * np.log(beta)
@@ -95,3 +95,33 @@ def maximise_evidence(
         - n / 2 * np.log(2 * np.pi)
     )
     return Evidence(total / n, alpha, beta, iterations)
+
+
+def spectrum(features: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    """Return the squared singular values of F and how much of each target lies along each direction.
+
+    Directions whose squared singular value is lost in the rounding of the largest have value 0 and
+    nothing along them: in the evidence they count like what lies outside F's span.
+
+    Parameters
+    ----------
+    features, targets
+        ``(N, D)`` and ``(N, C)``.
+
+    Returns
+    -------
+    ``(k,)`` and ``(k, C)`` squared coordinates, k = min(N, D).
+
+    Examples
+    --------
+    >>> values, power = spectrum(np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]), np.ones((3, 1)))
+    >>> values, power[:, 0]
+    (array([1., 4.]), array([1., 1.]))
+    """
+    n, d = features.shape
+    values, vectors = np.linalg.eigh(features.T @ features if n > d else features @ features.T)
+    kept = values > values[-1] * max(n, d) * np.finfo(np.float64).eps
+    values = np.where(kept, values, 0.0)
+    along = vectors.T @ (features.T @ targets if n > d else targets)
+    power = along**2 / np.where(kept, values, 1.0)[:, None] if n > d else along**2
+    return values, np.where(kept[:, None], power, 0.0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from taskloom.choose.checks import Floats, checked
+from taskloom.choose.checks import Floats, Ints, checked
+from taskloom.choose.classes import class_sums
 from taskloom.registry import register
 
 
@@ -48,11 +49,7 @@ def h_score(features: ArrayLike, labels: ArrayLike, *, regularised: bool = False
     matrix, indices, counts = checked("h_score", features, labels)
     n, d = matrix.shape
     centred = matrix - matrix.mean(0)
-    u, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    keep = singular > singular[0] * max(n, d) * np.finfo(np.float64).eps
-    u, singular = u[:, keep], singular[keep]
-    sums = np.zeros((len(counts), u.shape[1]))
-    np.add.at(sums, indices, u)
+    singular, sums = _directions(centred, indices, counts)
     between = (sums**2 / counts[:, None]).sum(0)  # squared length of each u_k after class averaging
     if not regularised:
         return float(between.sum())
@@ -61,6 +58,23 @@ def h_score(features: ArrayLike, labels: ArrayLike, *, regularised: bool = False
     floor = shrinkage * spread.sum() / d
     ratio = (1 - shrinkage) * (spread * n / (n - 1)) / ((1 - shrinkage) * spread + floor)
     return float((ratio * between).sum())
+
+
+def _directions(centred: Floats, indices: Ints, counts: Ints) -> tuple[Floats, Floats]:
+    """Return the nonzero singular values (k,) and the class sums (C, k) of the left singular vectors.
+
+    Where all squared singular values are within a factor 1e9 the D x D Gram matrix gives them to nine
+    digits, in a fraction of the time; else the singular value decomposition.
+    """
+    n, d = centred.shape
+    if n > d:
+        squares, vectors = np.linalg.eigh(centred.T @ centred)
+        if squares[0] > 1e-9 * squares[-1]:
+            singular = np.sqrt(squares)
+            return singular, class_sums(centred, indices, counts) @ vectors / singular
+    u, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    keep = singular > singular[0] * max(n, d) * np.finfo(np.float64).eps
+    return singular[keep], class_sums(u[:, keep], indices, counts)
 
 
 def ledoit_wolf_shrinkage(centred: Floats, singular: Floats) -> float:

@@ -13,6 +13,7 @@ from taskloom.errors import DataError, NumericalError
 from taskloom.registry import register
 
 _BLOCK = 512  # rows of the distance matrix held at a time
+_FEW = 16  # up to so many neighbours are looked for one by one, which is faster than sorting
 
 
 @register("score", paper="Bolya et al., NeurIPS 2021 (baseline); Cover and Hart, 1967")
@@ -88,8 +89,15 @@ def _nearest(matrix: Floats, rows: Ints, k: int) -> Ints:
     """Return ``(len(rows), k)`` indices of the nearest other examples, nearest first."""
     squares = (matrix**2).sum(1)
     distance = squares[rows, None] + squares - 2 * matrix[rows] @ matrix.T
-    distance[np.arange(len(rows)), rows] = np.inf
-    return np.argsort(distance, axis=1, kind="stable")[:, :k]
+    here = np.arange(len(rows))
+    distance[here, rows] = np.inf
+    if k > _FEW:
+        return np.argsort(distance, axis=1, kind="stable")[:, :k]
+    near = np.empty((len(rows), k), dtype=np.int64)
+    for place in range(k):
+        near[:, place] = distance.argmin(1)  # the first of equal ones
+        distance[here, near[:, place]] = np.inf
+    return near
 
 
 def _vote(votes: Ints, classes: int) -> Ints:
