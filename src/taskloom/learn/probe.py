@@ -43,6 +43,11 @@ class Probe:
         Of the weights as they are stored.
     label
         How messages call it.
+    features
+        (weights, inputs) -> what the head reads ``(B, D)``, where the head is not part of the module;
+        else None.
+    head
+        Weight ``(C, D)`` and bias ``(C,)`` of such a head.
     """
 
     module: nn.Module
@@ -52,6 +57,8 @@ class Probe:
     run: Callable[[Weights, Any], Tensor]
     digest: str
     label: str
+    features: Callable[[Weights, Any], Tensor] | None = None
+    head: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def of_module(
@@ -110,8 +117,11 @@ class Probe:
         inside = {encoder.names[name]: name for name in state if name in encoder.names}
         trained = tuple(inside[name] for name, _ in encoder.module.named_parameters() if name in inside)
 
+        def pooled(given: Weights, inputs: Any) -> Tensor:
+            return encoder.pooled(inputs, given)
+
         def run(given: Weights, inputs: Any) -> Tensor:
-            return nn.functional.linear(encoder.pooled(inputs, given), matrix, bias)
+            return nn.functional.linear(pooled(given, inputs), matrix, bias)
 
         return cls(
             encoder.module,
@@ -121,6 +131,8 @@ class Probe:
             run,
             digest or MemoryCheckpoint(state).digest(),
             label or str(encoder.directory),
+            pooled,
+            (matrix, bias),
         )
 
     def logits(self, inputs: Any, weights: Weights | None = None) -> Tensor:

@@ -1,0 +1,108 @@
+"""What a module is fitted from: weights for a probe, a task's teacher, and which batch comes when."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taskloom.errors import CheckpointError, DataError, PlanError
+from taskloom.learn.probe import Batch, Probe
+from taskloom.store.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from taskloom.learn.problem import Problem
+
+
+def weights_for(probe: Probe, source: Checkpoint) -> dict[str, Tensor]:
+    """Return a checkpoint's weights under the names and in the dtypes of a probe.
+
+    Raises
+    ------
+    CheckpointError
+        A weight of the model is missing, or has another shape.
+    """
+    found = {}
+    for name, own in probe.weights.items():
+        info = source.tensors.get(name)
+        if info is None or info.shape != tuple(own.shape):
+            seen = "none" if info is None else str(list(info.shape))
+            raise CheckpointError(
+                f"{source.label}: tensor {name!r}: expected shape {list(own.shape)}, found {seen}",
+                hint="Give weights of the model that the problem runs",
+            )
+        found[name] = source.read(name).detach().to(own.dtype)
+    return found
+
+
+def teacher_of(on: Problem, task: str) -> Checkpoint:
+    """Return the expert that was trained on a task.
+
+    Raises
+    ------
+    PlanError
+        The task has none.
+    """
+    name = on.own.get(task)
+    if name is None or name not in on.experts:
+        known = ", ".join(on.experts)
+        raise PlanError(
+            f"task {task!r} has no expert of its own to learn from; experts: {known}",
+            hint="Say in 'own' which expert was trained on the task, or leave the task out",
+        )
+    return on.experts[name]
+
+
+def batches_of(on: Problem, task: str, *, labels: bool = False) -> list[Batch]:
+    """Return the batches of a task.
+
+    Raises
+    ------
+    DataError
+        There are none, or one is without labels where they are needed.
+    """
+    found = list(on.batches[task]) if task in on.batches else []
+    if not found:
+        raise DataError(
+            f"task {task!r} has no inputs to fit on", hint="Give at least one batch of the task"
+        )
+    if labels and any(given is None for _, given in found):
+        raise DataError(
+            f"task {task!r}: expected labels with every batch, found one without",
+            hint="Give (inputs, labels), or take a module that needs no labels",
+        )
+    return found
+
+
+def keyed(seed: int, *words: object) -> torch.Generator:
+    """Return a generator that depends on seed and words alone, not on what was drawn before.
+
+    >>> one, two = keyed(0, "gate", 1), keyed(0, "gate", 1)
+    >>> torch.equal(torch.rand(2, generator=one), torch.rand(2, generator=two))
+    True
+    """
+    text = "\x1f".join(map(str, (seed, *words)))
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")
+    return torch.Generator().manual_seed(number)
+
+
+def batch_at(seed: int, task: str, count: int, step: int) -> int:
+    """Return which of ``count`` batches comes at a step: every epoch all of them, shuffled anew.
+
+    >>> sorted(batch_at(0, "mood", 3, step) for step in range(3))
+    [0, 1, 2]
+    """
+    epoch, place = divmod(step, count)
+    key = int.from_bytes(hashlib.sha256(task.encode()).digest()[:7], "little")
+    return int(np.random.default_rng([seed, key, epoch]).permutation(count)[place])
+
+
+def changes_of(
+    base: Mapping[str, Tensor], expert: Mapping[str, Tensor], names: list[str]
+) -> dict[str, Tensor]:
+    """Return ``expert - base`` of some weights in float32."""
+    return {name: expert[name].float() - base[name].float() for name in names}
