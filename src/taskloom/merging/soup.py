@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from taskloom.algebra.greedy import taste_greedily
 from taskloom.errors import NumericalError, PlanError
 from taskloom.lazy import Tensor
 from taskloom.merging.api import Experts, _pool, merge
@@ -52,8 +53,8 @@ def greedy_soup(
 ) -> GreedySoup:
     """Add experts to an average, the best first, and keep those that do not make it worse.
 
-    Each expert is tried once, in descending order of its own score (of equals, pool order); two merged
-    models are in memory at most. The score must come from held-out data that is not the test set.
+    Each expert is tried once, in descending order of its own score (of equals, pool order); one merged
+    model is in memory at a time. The score must come from held-out data that is not the test set.
 
     Paper (Wortsman et al., Model soups, ICML 2022, recipe 1): kept if the score does not fall. Released
     code: only if it rises (``ties=False``).
@@ -85,26 +86,23 @@ def greedy_soup(
     pool = _pool(None, experts, names, allow_pickle)
     by_name = {expert.name: expert for expert in pool.experts}
 
-    def taste(chosen: Sequence[str]) -> tuple[dict[str, Tensor], float]:
-        soup = merge(None, [by_name[name] for name in chosen], "average")
-        return soup, _number(scorer(soup), " and ".join(chosen))
+    count, done = len(pool.names), 0
 
-    alone = {}
-    for number, name in enumerate(pool.names):
-        alone[name] = taste([name])[1]
-        progress("score experts", number + 1, len(pool.names))
-    order = sorted(pool.names, key=lambda name: -alone[name])
-    chosen, tried = [order[0]], []
-    soup, best = taste(chosen)
-    for number, name in enumerate(order[1:]):
-        candidate, score = taste([*chosen, name])
-        kept = score > best or (ties and score == best)
-        tried.append((name, score, kept))
-        if kept:
-            chosen.append(name)
-            soup, best = candidate, score
-        progress("greedy soup", number + 1, len(order) - 1)
-    return GreedySoup(soup, tuple(chosen), best, {n: alone[n] for n in order}, tuple(tried))
+    def soup_of(names: Sequence[str]) -> dict[str, Tensor]:
+        return merge(None, [by_name[name] for name in names], "average")
+
+    def taste(names: tuple[str, ...]) -> float:
+        nonlocal done
+        found = _number(scorer(soup_of(names)), " and ".join(names))
+        done += 1
+        if done <= count:
+            progress("score experts", done, count)
+        else:
+            progress("greedy soup", done - count, count - 1)
+        return found
+
+    tasted = taste_greedily(pool.names, taste, ties=ties)
+    return GreedySoup(soup_of(tasted.chosen), tasted.chosen, tasted.score, tasted.singles, tasted.tried)
 
 
 @dataclass(frozen=True)

@@ -254,11 +254,11 @@ def _greedy(pool: Pool, taster: Taster, ties: bool, progress: Progress) -> Soup:
 
     found = greedy_soup(pool.experts, mean, ties=ties, progress=progress)
     alone = dict(zip(pool.names, scored, strict=False))
-    soups = scored[len(pool.names) :]  # the best alone once more, then what was tried
+    soups = scored[len(pool.names) :]
     best, *others = found.singles
     rows = [tasted(_equal(pool, [name]), alone[name], kept=name == best) for name in (best, *others)]
-    chosen, last = [best], tasted(_equal(pool, [best]), soups[0], kept=True)
-    for (name, _, kept), scores in zip(found.tried, soups[1:], strict=True):
+    chosen, last = [best], tasted(_equal(pool, [best]), alone[best], kept=True)
+    for (name, _, kept), scores in zip(found.tried, soups, strict=True):
         row = tasted(_equal(pool, [*chosen, name]), scores, kept=kept)
         rows.append(row)
         if kept:
