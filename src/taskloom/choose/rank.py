@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from taskloom.choose.supplies import fill
 from taskloom.errors import DataError, NumericalError
 from taskloom.progress import Progress, silent
 from taskloom.registry import Entry, get
@@ -73,6 +74,7 @@ def rank(
     labels: ArrayLike,
     scores: Sequence[ScoreSpec],
     *,
+    supplies: Mapping[str, Mapping[str, ArrayLike]] | None = None,
     progress: Progress = silent,
 ) -> list[Ranking]:
     """Score every expert with every score; one `Ranking` per score, in the order given.
@@ -85,6 +87,9 @@ def rank(
         ``(N,)`` integers.
     scores
         Registered names, or ``(name, options)``.
+    supplies
+        Expert name -> what scores look at beside features and labels, by the name of the argument, such
+        as ``source_probabilities``; see `taskloom.choose.supplies`. What no score asks for is ignored.
     progress
         Told after every expert and score.
 
@@ -93,7 +98,7 @@ def rank(
     UnknownName, PlanError
         A score that is not registered, or an option it does not have.
     DataError
-        No experts or no scores; or data a score refuses (the message names the expert).
+        No experts or no scores; or data that a score refuses or misses (the message names the expert).
     NumericalError
         Features a score refuses, or a value that is not finite (the message names the expert).
 
@@ -109,14 +114,15 @@ def rank(
             f"{len(features_by_expert)} and {len(scores)}",
             hint="Name the experts and scores to compare",
         )
-    resolved = [_resolve(spec) for spec in scores]
+    resolved = [resolve(spec) for spec in scores]
+    beside = supplies or {}
     total = len(resolved) * len(features_by_expert)
     rankings: list[Ranking] = []
     for entry, options in resolved:
         started = time.perf_counter()
         values: dict[str, float] = {}
         for expert, features in features_by_expert.items():
-            values[expert] = _value(entry, options, expert, features, labels)
+            values[expert] = _value(entry, options, expert, features, labels, beside.get(expert, {}))
             progress("rank experts", len(rankings) * len(features_by_expert) + len(values), total)
         order = sorted(values, key=values.__getitem__, reverse=True)  # reverse keeps ties in order
         ranked = tuple(Ranked(e, values[e], place) for place, e in enumerate(order, start=1))
@@ -125,17 +131,29 @@ def rank(
     return rankings
 
 
-def _resolve(spec: ScoreSpec) -> tuple[Entry, dict[str, Any]]:
+def resolve(spec: ScoreSpec) -> tuple[Entry, dict[str, Any]]:
+    """Return a score's entry and its checked options.
+
+    Raises
+    ------
+    UnknownName, PlanError
+        A score that is not registered, or an option it does not have.
+    """
     name, options = (spec, {}) if isinstance(spec, str) else spec
     entry = get("score", name)
     return entry, entry.validate(options)
 
 
 def _value(
-    entry: Entry, options: Mapping[str, Any], expert: str, features: ArrayLike, labels: ArrayLike
+    entry: Entry,
+    options: Mapping[str, Any],
+    expert: str,
+    features: ArrayLike,
+    labels: ArrayLike,
+    beside: Mapping[str, ArrayLike],
 ) -> float:
     try:
-        value = float(entry.function(features, labels, **options))
+        value = float(entry.function(features, labels, *fill(entry, beside), **options))
     except (DataError, NumericalError) as error:
         raise type(error)(f"expert {expert!r}: {error}") from error
     if not np.isfinite(value):

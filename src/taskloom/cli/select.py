@@ -34,6 +34,18 @@ from taskloom.errors import PlanError
 )
 @click.option("--target-mask", metavar="FILE", help="mask_overlap: the same of a model of the target.")
 @click.option(
+    "--trained-on",
+    "trained_on",
+    multiple=True,
+    metavar="NAME=TASK",
+    help="Task an expert was trained on, for scores that look at its examples or head; repeat.",
+)
+@click.option(
+    "--reference",
+    metavar="MODEL",
+    help="rsa: model whose view of the target the experts' is held against; else the base.",
+)
+@click.option(
     "--labels",
     "n_labels",
     type=click.IntRange(min=4),
@@ -50,6 +62,8 @@ def command(
     scores: tuple[str, ...],
     masks: tuple[str, ...],
     target_mask: str | None,
+    trained_on: tuple[str, ...],
+    reference: str | None,
     n_labels: int,
     seed: int,
     as_json: bool,
@@ -57,13 +71,18 @@ def command(
     """Rank the experts of a pool for a target task, best first.
 
     TASK is the name of a declared task or the path of an annotation. The score mask_overlap looks at
-    sparse regions: the share of the target's mask that an expert's holds, too.
+    sparse regions: the share of the target's mask that an expert's holds, too. The scores nce and leep
+    look at the expert's own head, which taskloom train leaves in heads/.
     """
     sources, names = options.named(experts)
     pool = sources if names is None else dict(zip(names, sources, strict=True))
     more: dict[str, Any] = {"scores": list(scores)} if scores else {}
     if masks or target_mask:
-        more |= {"masks": _masks(masks), "target_mask": target_mask}
+        more |= {"masks": _by_name(masks, "--mask", "FILE") or None, "target_mask": target_mask}
+    if trained_on:
+        more["trained_on"] = _by_name(trained_on, "--trained-on", "TASK")
+    if reference:
+        more["reference"] = reference
     with listening() as progress:
         selection = taskloom.select(
             target,
@@ -85,13 +104,13 @@ def command(
         )
 
 
-def _masks(words: tuple[str, ...]) -> dict[str, str] | None:
+def _by_name(words: tuple[str, ...], option: str, what: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in words:
-        name, equals, path = word.partition("=")
-        if not (name and equals and path):
-            raise PlanError(f"--mask {word!r} is not NAME=FILE", hint="Name the expert it is of")
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise PlanError(f"{option} {word!r} is not NAME={what}", hint="Name the expert it is of")
         if name in found:
-            raise PlanError(f"--mask gives the expert {name!r} twice")
-        found[name] = path
-    return found or None
+            raise PlanError(f"{option} gives the expert {name!r} twice")
+        found[name] = value
+    return found

@@ -24,6 +24,7 @@ from taskloom.models.head import Head
 from taskloom.progress import Progress, silent
 from taskloom.runs import ledger, results
 from taskloom.runs.base import base_directory, base_title
+from taskloom.runs.beside import of_plan
 from taskloom.runs.candidates import Candidate, by_name, pool_digest, singles
 from taskloom.runs.features import Array, Reader
 from taskloom.runs.handover import hand_over
@@ -170,7 +171,8 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
         validation = _score(prepared, candidates, "validation", features)
         verdict = _pool_verdict(prepared, candidates, validation)
     with workspace.stage("targets: choose on few labels"):
-        few = prepare(reader, plan, prepared.targets, candidates)
+        beside = of_plan(reader, candidates, prepared.tasks, prepared.heads)
+        few = prepare(reader, plan, prepared.targets, candidates, beside)
     with workspace.stage("test"):
         features = reader.read(candidates, [*prepared.tasks, *prepared.targets], "test")
         test = _score(prepared, candidates, "test", features)

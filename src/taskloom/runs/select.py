@@ -6,18 +6,22 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from taskloom.choose.masks import mask_overlap
-from taskloom.choose.rank import DEFAULT_SCORES, Ranked, Ranking, ScoreSpec, rank
+from taskloom.choose.rank import DEFAULT_SCORES, Ranked, Ranking, ScoreSpec, rank, resolve
+from taskloom.choose.supplies import wanted
 from taskloom.errors import PlanError
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.load import load_task
 from taskloom.progress import Progress, silent
-from taskloom.runs.candidates import singles
+from taskloom.runs.beside import Beside, of_pool
+from taskloom.runs.candidates import Candidate, read_all, singles
 from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
 from taskloom.runs.targets import PARTS
+from taskloom.store.open import Source
 from taskloom.store.pool import Pool, open_pool
 from taskloom.store.statistic import Statistic, open_statistic
 
@@ -52,6 +56,8 @@ def select(
     scores: Sequence[ScoreSpec] = DEFAULT_SCORES,
     masks: Mapping[str, Mask] | None = None,
     target_mask: Mask | None = None,
+    trained_on: Mapping[str, str] | None = None,
+    reference: Source | None = None,
     n_labels: int = 64,
     seed: int = 0,
     progress: Progress = silent,
@@ -73,15 +79,22 @@ def select(
     masks, target_mask
         For ``mask_overlap``: the statistic ``graft`` of every expert by name, and of a model that was
         tuned on the target.
+    trained_on
+        Expert -> the task it was trained on, for scores that look at its examples or its own head; not
+        needed where the expert's directory has one head and the task is registered.
+    reference
+        A model of the same base, for scores that hold the experts' view of the target against another's;
+        the base itself if None.
     n_labels
         Labelled examples of the target that may be used, in total.
 
     Raises
     ------
     UnknownName, DataError, CheckpointError
-        A name that is not registered, data or weights that do not fit.
+        A name that is not registered, data or weights that do not fit, or a score that looks at what
+        there is not, such as a head.
     PlanError
-        Masks that are missing, or that nobody asked for.
+        Masks that are missing, or that nobody asked for; a task of no expert.
     """
     learned = [spec for spec in scores if spec != OVERLAP]
     if (len(learned) < len(scores)) != (masks is not None and target_mask is not None):
@@ -96,16 +109,33 @@ def select(
     found: dict[str, Ranking] = {}
     if masks is not None and target_mask is not None:
         found[OVERLAP] = by_masks(pool.names, masks, target_mask)
-    ranked = _by_features(desk, pool, data, learned, progress) if learned else []
+    beside = of_pool(
+        desk.reader, desk.base, pool, trained_on=trained_on or {}, seed=seed, progress=progress,
+        reference=_candidate(reference, pool) if reference is not None else None,
+    )  # fmt: skip
+    ranked = _by_features(desk, pool, data, learned, beside, progress) if learned else []
     labels = len(data.train.labels) + len(data.validation.labels)
     order = iter(ranked)
     rankings = tuple(found[OVERLAP] if spec == OVERLAP else next(order) for spec in scores)
     return Selection(data.task.name, labels, rankings)
 
 
+def _candidate(source: Source, pool: Pool) -> Candidate:
+    """Open a model of the pool's base that is held against its experts."""
+    (one,) = open_pool(pool.base, [source], names=["reference"]).experts
+    digest = one.checkpoint.digest()
+    return Candidate("reference", "expert", "Reference", digest, partial(read_all, one.checkpoint))
+
+
 def _by_features(
-    desk: Desk, pool: Pool, data: TaskData, scores: Sequence[ScoreSpec], progress: Progress
+    desk: Desk,
+    pool: Pool,
+    data: TaskData,
+    scores: Sequence[ScoreSpec],
+    beside: Beside,
+    progress: Progress,
 ) -> list[Ranking]:
+    names = wanted(resolve(spec)[0] for spec in scores)
     candidates = singles(pool)[1:]
     read = desk.reader.read_parts(candidates, [data], PARTS)
     features = {
@@ -113,7 +143,8 @@ def _by_features(
         for name in pool.names
     }
     labels = np.concatenate([data.train.labels, data.validation.labels])
-    return rank(features, labels, list(scores), progress=progress)
+    supplies = beside.supplies(names, data, features) if names else {}
+    return rank(features, labels, list(scores), supplies=supplies, progress=progress)
 
 
 def by_masks(names: Sequence[str], masks: Mapping[str, Mask], target: Mask) -> Ranking:

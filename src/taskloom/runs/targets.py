@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.choose.agreement import regret_at_k, spearman, weighted_tau
-from taskloom.choose.rank import rank
+from taskloom.choose.rank import rank, resolve
+from taskloom.choose.supplies import wanted
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.interval import paired_difference
 from taskloom.evaluation.score import score
 from taskloom.models.head import Head
+from taskloom.runs.beside import Beside
 from taskloom.runs.candidates import Candidate, by_name
 from taskloom.runs.features import Reader, Split
 from taskloom.runs.heads import head_for, held_out
@@ -54,15 +56,25 @@ class FewShot:
 
 
 def prepare(
-    reader: Reader, plan: Plan, targets: Sequence[TaskData], candidates: Sequence[Candidate]
+    reader: Reader,
+    plan: Plan,
+    targets: Sequence[TaskData],
+    candidates: Sequence[Candidate],
+    beside: Beside | None = None,
 ) -> list[FewShot]:
-    """Rank the experts and choose a candidate for every target from its few labels."""
+    """Rank the experts and choose a candidate for every target from its few labels.
+
+    ``beside`` says where the things are that scores look at beside features; without it, scores that
+    look at such things are refused.
+    """
     read = reader.read_parts(candidates, targets, PARTS)
 
     def features(name: str) -> dict[str, Array]:
         return {c.name: np.concatenate([read[c.name, name, part] for part in PARTS]) for c in candidates}
 
-    return [_prepare(reader, plan, data, candidates, features(data.task.name)) for data in targets]
+    return [
+        _prepare(reader, plan, data, candidates, features(data.task.name), beside) for data in targets
+    ]
 
 
 def _prepare(
@@ -71,6 +83,7 @@ def _prepare(
     data: TaskData,
     candidates: Sequence[Candidate],
     features: Mapping[str, Array],
+    beside: Beside | None,
 ) -> FewShot:
     name = data.task.name
     labels = np.concatenate([data.train.labels, data.validation.labels])
@@ -101,15 +114,20 @@ def _prepare(
         right=right,
     )
     experts = {c.name: features[c.name] for c in candidates if c.kind == "expert"}
-    rankings = _rank(name, experts, labels, plan) if len(experts) > 1 else []
+    rankings = _rank(data, experts, labels, plan, beside) if len(experts) > 1 else []
     return FewShot(data, labels, features, heads, verdict, scores, rankings)
 
 
-def _rank(target: str, experts: Mapping[str, Array], labels: Array, plan: Plan) -> list[RankingRecord]:
-    ranked = rank(experts, labels, [(item.score, item.options) for item in plan.select])
+def _rank(
+    data: TaskData, experts: Mapping[str, Array], labels: Array, plan: Plan, beside: Beside | None
+) -> list[RankingRecord]:
+    specs = [(item.score, item.options) for item in plan.select]
+    names = wanted(resolve(spec)[0] for spec in specs)
+    supplies = beside.supplies(names, data, experts) if beside and names else {}
+    ranked = rank(experts, labels, specs, supplies=supplies)
     return [
         RankingRecord(
-            target=target,
+            target=data.task.name,
             score=item.label,
             entries=[RankEntry(expert=e.expert, score=e.value, rank=e.rank) for e in ranking.entries],
             seconds=ranking.seconds,

@@ -1,0 +1,183 @@
+"""What scores look at beside an expert's features: its own head, the base, what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.errors import CheckpointError, PlanError
+from taskloom.evaluation.data import TaskData
+from taskloom.evaluation.load import load_task
+from taskloom.evaluation.task import task_names
+from taskloom.models.head import Head, head_names
+from taskloom.progress import Progress
+from taskloom.runs.candidates import Candidate
+from taskloom.runs.features import Reader
+from taskloom.store.pool import Expert, Pool
+
+Array = NDArray[Any]
+#: most examples of what an expert was trained on that are compared with the target's
+SOURCE_EXAMPLES = 500
+_HEAD = {"source_probabilities", "source_labels"}
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Where the things are that scores look at beside features; asked only for what some score wants.
+
+    Attributes
+    ----------
+    reader
+        Runs the base and the reference.
+    base
+        The base as a candidate.
+    head_of
+        Expert -> the head of its own task, or None.
+    task_of
+        Expert -> what it was trained on, or None.
+    reference
+        Whose view of the target the experts' is held against; the base if None.
+    """
+
+    reader: Reader
+    base: Candidate
+    head_of: Callable[[str], Head | None]
+    task_of: Callable[[str], TaskData | None]
+    reference: Candidate | None = None
+
+    def supplies(
+        self, wanted: Collection[str], data: TaskData, features: Mapping[str, Array]
+    ) -> dict[str, dict[str, Array]]:
+        """Return what is wanted and there is, by expert and name; see `taskloom.choose.supplies`.
+
+        Parameters
+        ----------
+        wanted
+            Names of arguments.
+        data
+            The target; its train and validation examples are looked at, in this order.
+        features
+            Expert -> ``(N, D)`` on these examples.
+        """
+        shared: dict[str, Array] = {}
+        if "reference_features" in wanted:
+            shared["reference_features"] = self._labelled(self.reference or self.base, data)
+        if "base_features" in wanted:
+            shared["base_features"] = self._labelled(self.base, data)
+        found: dict[str, dict[str, Array]] = {name: dict(shared) for name in features}
+        for name, own in features.items():
+            head = self.head_of(name) if _HEAD & set(wanted) else None
+            if head is not None:
+                found[name]["source_probabilities"] = head.probabilities(own)
+            trained_on = self.task_of(name) if "source_features" in wanted else None
+            if trained_on is not None:
+                found[name]["source_features"] = self._trained(trained_on)
+        return found
+
+    def _labelled(self, candidate: Candidate, data: TaskData) -> Array:
+        halves = [self.reader.read([candidate], [data], split) for split in ("train", "validation")]
+        return np.concatenate([half[candidate.name, data.task.name] for half in halves])
+
+    def _trained(self, data: TaskData) -> Array:
+        """Return the base's features of what an expert was trained on, at most `SOURCE_EXAMPLES`."""
+        whole = self.reader.read([self.base], [data], "train")[self.base.name, data.task.name]
+        if len(whole) <= SOURCE_EXAMPLES:
+            return whole
+        rows = np.random.default_rng(0).choice(len(whole), SOURCE_EXAMPLES, replace=False)
+        return whole[np.sort(rows)]
+
+
+def of_plan(
+    reader: Reader, candidates: Sequence[Candidate], tasks: Sequence[TaskData], heads: Mapping[str, Head]
+) -> Beside:
+    """Return what a plan knows of its experts, which are named after their tasks."""
+    base = next(each for each in candidates if each.kind == "base")
+    own = {each.name: each.task for each in candidates if each.kind == "expert"}
+    known = {data.task.name: data for data in tasks}
+    return Beside(
+        reader, base, lambda name: heads.get(own[name] or ""), lambda name: known.get(own[name] or "")
+    )
+
+
+def of_pool(
+    reader: Reader,
+    base: Candidate,
+    pool: Pool,
+    *,
+    trained_on: Mapping[str, str],
+    reference: Candidate | None,
+    seed: int,
+    progress: Progress,
+) -> Beside:
+    """Return what the directories of a pool's experts say, and what the caller adds.
+
+    Parameters
+    ----------
+    trained_on
+        Expert -> task, where its directory does not say so or says otherwise.
+
+    Raises
+    ------
+    PlanError
+        A task of nobody; when asked, a head that cannot be told from others.
+    """
+    for name in trained_on:
+        if name not in pool.names:
+            known = ", ".join(pool.names)
+            raise PlanError(f"{name!r} is said to be trained on a task, but the pool holds: {known}")
+
+    def task_of(name: str) -> TaskData | None:
+        expert = pool.expert(name)
+        task = trained_on.get(name) or expert.task or own_task(expert)
+        if task is None or (name not in trained_on and task not in task_names()):
+            return None
+        return load_task(task, seed=seed, max_train=SOURCE_EXAMPLES, progress=progress)
+
+    return Beside(
+        reader,
+        base,
+        lambda name: own_head(pool.expert(name), trained_on.get(name)),
+        task_of,
+        reference,
+    )
+
+
+def own_task(expert: Expert) -> str | None:
+    """Return the one task that an expert's directory has a head for, or None."""
+    heads = _heads(expert)
+    return heads[0] if len(heads) == 1 else None
+
+
+def own_head(expert: Expert, task: str | None = None) -> Head | None:
+    """Return the head of an expert's own task, or None if its directory has none.
+
+    Parameters
+    ----------
+    task
+        The task, where it is known; else the directory must have one head, or one of the expert's name.
+
+    Raises
+    ------
+    CheckpointError
+        Several heads, none of which is known to be its own.
+    """
+    heads, folder = _heads(expert), getattr(expert.checkpoint, "path", None)
+    if not heads or folder is None:
+        return None
+    for name in (task, expert.task, expert.name, heads[0] if len(heads) == 1 else None):
+        if name in heads:
+            return Head.load(folder, str(name))
+    raise CheckpointError(
+        f"expert {expert.name!r}: expected one head of its own task, found {', '.join(heads)}",
+        hint="Say what it was trained on, or call the expert after its task",
+    )
+
+
+def _heads(expert: Expert) -> tuple[str, ...]:
+    folder: Path | None = getattr(expert.checkpoint, "path", None)
+    return () if folder is None else head_names(folder)
