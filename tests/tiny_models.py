@@ -45,6 +45,27 @@ def tiny_bert(folder: Path, *, seed=0, pooler=False, layers=2, dropout=0.1, sett
     return folder
 
 
+def tiny_resnet(folder: Path, *, seed=0, pictures=None) -> Path:
+    """Write a ResNet of 8 channels for pictures of one, its batch norm that of (N, H, W) pictures."""
+    from transformers import ResNetConfig, ResNetModel
+
+    torch.manual_seed(seed)
+    config = ResNetConfig(
+        num_channels=1, embedding_size=6, hidden_sizes=[6, 8], depths=[1, 1], layer_type="basic"
+    )
+    module = ResNetModel(config)
+    if pictures is not None:
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.momentum = None
+        with torch.no_grad():
+            module.train()(torch.from_numpy(np.asarray(pictures, dtype=np.float32))[:, None])
+    module.eval().save_pretrained(folder)
+    settings = {"modality": "image", "pooling": "mean"}
+    (folder / "taskloom_encoder.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
 def texts(n, *, seed=0):
     """Return n texts of two kinds and their labels: sport words (1) or court words (0)."""
     rng = np.random.default_rng(seed)

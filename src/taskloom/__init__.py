@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taskloom.merging.restore import restore_task as restore_task
     from taskloom.merging.soup import greedy_soup as greedy_soup
     from taskloom.merging.soup import rewarded_soup as rewarded_soup
+    from taskloom.runs.batchnorm import batch_norm_of as batch_norm_of
     from taskloom.runs.claims.run import claims as claims
     from taskloom.runs.collect import collect as collect
     from taskloom.runs.demo import demo as demo
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 #: public name -> module and attribute
 _EXPORTS: dict[str, tuple[str, str]] = {
     "TaskloomError": ("taskloom.errors", "TaskloomError"),
+    "batch_norm_of": ("taskloom.runs.batchnorm", "batch_norm_of"),
     "claims": ("taskloom.runs.claims.run", "claims"),
     "collect": ("taskloom.runs.collect", "collect"),
     "demo": ("taskloom.runs.demo", "demo"),
@@ -75,6 +77,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
 __all__ = [
     "TaskloomError",
     "__version__",
+    "batch_norm_of",
     "claims",
     "collect",
     "demo",

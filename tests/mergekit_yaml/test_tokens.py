@@ -90,7 +90,7 @@ def test_padding_rows_are_the_mean(speakers):
 
 def test_slices_of_placed_rows_read_what_they_need(speakers, monkeypatch):
     """Rows far apart are read by themselves, and any slice gives the rows of the whole."""
-    from taskloom.runs.mergekit import tokens
+    from taskloom.store import rows as rows_of
     from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
     path = speakers.write(config(speakers, "union", base="three", pad_to_multiple_of=4))
@@ -98,8 +98,8 @@ def test_slices_of_placed_rows_read_what_they_need(speakers, monkeypatch):
     placed = next(o for o in stage.plan.program.outputs if o.name == EMBEDDING).experts[1].checkpoint
     whole = placed.read(EMBEDDING)
     for gap, limit in ((0, 1), (1, 4096), (16, 2)):
-        monkeypatch.setattr(tokens, "_GAP", gap)
-        monkeypatch.setattr(tokens, "_ROWS", limit)
+        monkeypatch.setattr(rows_of, "GAP", gap)
+        monkeypatch.setattr(rows_of, "ROWS", limit)
         (stage,) = plan_mergekit(path, speakers.folder / "out")
         again = next(o for o in stage.plan.program.outputs if o.name == EMBEDDING).experts[1].checkpoint
         read, asked = SafetensorsCheckpoint.read, []

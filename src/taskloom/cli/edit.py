@@ -22,13 +22,7 @@ from taskloom.errors import PlanError
 )
 @click.argument("kind", type=click.Choice(["add", "negate", "analogy"]))
 @options.pool_options
-@click.option(
-    "--task",
-    "tasks",
-    multiple=True,
-    required=True,
-    help="Task to learn, forget or infer; repeat for each.",
-)
+@options.tasks("Task to learn, forget or infer; repeat for each.")
 @click.option(
     "--control", "controls", multiple=True, help="Task that should stay as it is; repeat for each."
 )
@@ -45,12 +39,7 @@ from taskloom.errors import PlanError
     show_default=True,
     help="negate: share of the base's score that control tasks keep.",
 )
-@click.option(
-    "-o", "--output", "output_path", type=click.Path(path_type=Path), help="Directory to write."
-)
-@click.option("--force", is_flag=True, help="Replace the output if it exists.")
-@options.seed
-@options.as_json
+@options.written_if_asked
 def command(
     kind: Literal["add", "negate", "analogy"],
     base: str,
@@ -71,7 +60,6 @@ def command(
     given, or chosen on validation: the best mean over the tasks; for negate the largest that leaves
     every control task its share. Then test splits are opened, and changes told with 95 % intervals.
     """
-    sources, names = options.named(experts)
     if scale is not None and scales is not None:
         raise click.UsageError("--scale is given, so there is nothing to choose from --scales")
     with listening() as progress:
@@ -79,7 +67,7 @@ def command(
             kind,
             list(tasks),
             base,
-            sources if names is None else dict(zip(names, sources, strict=True)),
+            options.by_name_or_order(experts),
             controls=list(controls),
             scale=scale,
             scales=_numbers(scales),

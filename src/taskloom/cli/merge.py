@@ -100,6 +100,13 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
     metavar="NAME|DIR|FILE|none",
     help="Whose chat template; else as it comes with the tokenizer.",
 )
+@click.option(
+    "--reestimate-batchnorm",
+    "batchnorm",
+    multiple=True,
+    metavar="TASK",
+    help="Batch norm of the merged model from unlabelled inputs of a task; repeat for each.",
+)
 @click.option("--discard", is_flag=True, help="Throw away what an interrupted merge left.")
 @click.option("--explain", is_flag=True, help="Say what would be read and needed; read no weights.")
 @click.option("--check", is_flag=True, help="Check all that headers tell; read no weights.")
@@ -129,6 +136,7 @@ def command(
     heads: str,
     tokenizer: str,
     chat_template: str | None,
+    batchnorm: tuple[str, ...],
     discard: bool,
     explain: bool,
     check: bool,
@@ -140,6 +148,9 @@ def command(
     Methods that work on whole weights (average, slerp) need no base. With --as-adapter the experts are
     LoRA adapters and so is the output; no full matrix is made.
 
+    With --reestimate-batchnorm the merged model is run on training inputs of the task before it is
+    written, and has means and variances of its own.
+
     An interrupted merge is continued by the same command. The output's bytes do not depend on
     --threads, --workers and --slice-size.
     """
@@ -148,6 +159,9 @@ def command(
     sources, names = options.named(experts)
     if as_adapter and statistics:
         raise click.UsageError("--statistic does not go with --as-adapter, which takes linear methods")
+    if batchnorm and (as_adapter or ray is not None):
+        flag = "--as-adapter" if as_adapter else "--ray"
+        raise click.UsageError(f"--reestimate-batchnorm runs the merged model here, without {flag}")
     if as_adapter:
         if ray is not None or device != "cpu":
             flag = "--device" if ray is None else "--ray"
@@ -176,6 +190,11 @@ def command(
         raise click.UsageError("--rank and --energy go with --as-adapter")
     known = options.by_expert(statistics)
     if explain or check:
+        if batchnorm:
+            from taskloom.runs.batchnorm import check_batch_norm
+            from taskloom.store.hub import resolve_model
+
+            check_batch_norm(resolve_model(base or sources[0]), batchnorm)
         told = taskloom.explain(
             base,
             sources,
@@ -196,8 +215,17 @@ def command(
             **values,
         )
         _tell_plan(told, explain, as_json)
+        if batchnorm and explain and not as_json:
+            click.echo(
+                f"batch norm of {' and '.join(batchnorm)}: the merged model is in memory, and run"
+            )
         return
     with listening() as progress:
+        amend = (
+            taskloom.batch_norm_of(base or sources[0], batchnorm, seed=seed or 0, progress=progress)
+            if batchnorm
+            else None
+        )
         report = taskloom.merge_files(
             base,
             sources,
@@ -220,6 +248,7 @@ def command(
             tokenizer=tokenizer,
             chat_template=chat_template,
             discard=discard,
+            amend=amend,
             progress=progress,
             statistics=known,
             **values,
@@ -231,6 +260,7 @@ def command(
         f"{report.path}: {method} of {len(sources)} experts ({report.composition}); "
         f"{report.reads} reads, {report.bytes_read / 1e6:.1f} MB read, {report.seconds:.1f} s, "
         f"peak memory {report.peak_memory_bytes / 1e6:.0f} MB"
+        f"{f'; {amend.note}' if amend is not None else ''}"
     )
 
 

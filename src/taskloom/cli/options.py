@@ -102,6 +102,29 @@ def pool_options(command: C) -> C:
     return base(experts(command))
 
 
+def tasks(help: str) -> Callable[[C], C]:
+    """Make ``--task``, which is given once or more."""
+    return click.option("--task", "tasks", multiple=True, required=True, help=help)
+
+
+def written_if_asked(command: C) -> C:
+    """Add ``--output`` that may be left out, ``--force``, ``--seed`` and ``--json``."""
+    path = click.Path(path_type=Path)
+    where = click.option("-o", "--output", "output_path", type=path, help="Directory to write.")
+    force = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+    return where(force(seed(as_json(command))))
+
+
+def by_name_or_order(specs: Sequence[str]) -> list[str] | dict[str, str]:
+    """Read ``[NAME=]PATH`` words as `named` does: sources by name, or a list if none has a name.
+
+    >>> by_name_or_order(["mood=a/sst2", "b/trec"])
+    {'mood': 'a/sst2', 'trec': 'b/trec'}
+    """
+    sources, names = named(specs)
+    return sources if names is None else dict(zip(names, sources, strict=True))
+
+
 def named(specs: Sequence[str]) -> tuple[list[str], list[str] | None]:
     """Split ``[NAME=]PATH`` words into sources and names; None if none has a name.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 )
 @click.argument("kind", type=click.Choice(["greedy", "rewarded"]))
 @options.pool_options
-@click.option("--task", "tasks", multiple=True, required=True, help="Task to taste on; repeat for each.")
+@options.tasks("Task to taste on; repeat for each.")
 @click.option(
     "--levels",
     type=click.IntRange(2),
@@ -46,12 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--picture", type=click.Path(path_type=Path), help="rewarded: PNG or SVG of the front.")
 @click.option("--table", type=click.Path(path_type=Path), help="CSV of everything that was tasted.")
-@click.option(
-    "-o", "--output", "output_path", type=click.Path(path_type=Path), help="Directory for the soup."
-)
-@click.option("--force", is_flag=True, help="Replace the output if it exists.")
-@options.seed
-@options.as_json
+@options.written_if_asked
 def command(
     kind: Literal["greedy", "rewarded"],
     base: str,
@@ -73,14 +68,12 @@ def command(
     fall. rewarded: every weighting on a grid is scored on every task, and those that no other beats
     are the front; --prefer chooses one of them. Test splits stay sealed.
     """
-    sources, names = options.named(experts)
-    wanted = sources if names is None else dict(zip(names, sources, strict=True))
     with listening() as progress:
         found = taskloom.soup(
             kind,
             list(tasks),
             base,
-            wanted,
+            options.by_name_or_order(experts),
             levels=levels,
             ties=not strict,
             preference=_preference(preferences),

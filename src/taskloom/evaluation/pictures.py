@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.errors import DataError, MissingExtra
+from taskloom.evaluation.rows import Row
 
 Bytes = NDArray[np.uint8]
 Fit = Literal["pad", "resize"]
@@ -77,6 +79,27 @@ def on_white(picture: Any, size: int) -> Bytes:
     if side != size:
         whole = whole.resize((size, size), image.Resampling.LANCZOS)
     return np.asarray(whole, dtype=np.uint8)
+
+
+def labelled_pictures(
+    pixels: Bytes, labels: Iterable[float], *, fit: Fit, size: int = SIZE, **more: str
+) -> list[Row]:
+    """Return a row for each grey picture: ``image``, ``label`` (a whole number), and what is ``more``.
+
+    Parameters
+    ----------
+    pixels, fit, size
+        See `grey_pictures`.
+    labels
+        One for each picture.
+    more
+        Further columns, the same in every row.
+    """
+    made = grey_pictures(pixels, fit=fit, size=size)
+    return [
+        {"image": image, "label": str(int(label)), **more}
+        for image, label in zip(made, labels, strict=True)
+    ]
 
 
 def grey_pictures(pixels: Bytes, *, fit: Fit, size: int = SIZE) -> Bytes:

@@ -19,6 +19,15 @@ from taskloom.learn.probe import size_of
 from taskloom.progress import Progress, silent
 
 
+def batchnorm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
+    """Return the layers that keep means and variances, by name."""
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    }
+
+
 def reestimate_batchnorm(
     module: nn.Module,
     batches: Iterable[Any],
@@ -61,11 +70,7 @@ def reestimate_batchnorm(
     """
     state = {name: t.detach() for name, t in module.state_dict().items()}
     state |= {name: t.detach() for name, t in (weights or {}).items()}
-    layers = {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
-    }
+    layers = batchnorm_layers(module)
     if not layers:
         raise DataError(
             "the module has no batch norm that keeps statistics", hint="There is nothing to estimate"

@@ -26,8 +26,9 @@ from taskloom.merging.program import program_of
 from taskloom.merging.provenance import output_digest, recipe_hash, recipe_record, write_record
 from taskloom.merging.recipe import Recipe, RecipeLike
 from taskloom.merging.recipe_file import is_recipe_file
+from taskloom.merging.stand_in import Amend
 from taskloom.merging.statistics import Statistics, check_origin, labels_of
-from taskloom.merging.target import named
+from taskloom.merging.target import named, target_of
 from taskloom.progress import Progress, silent
 from taskloom.store.open import Source
 from taskloom.store.pool import Expert, Pool, open_pool
@@ -171,6 +172,7 @@ def merge_files(
     chat_template: str | None = None,
     ray: str | None = None,
     device: str = "cpu",
+    amend: Amend | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> MergeReport:
@@ -218,6 +220,8 @@ def merge_files(
         Where the steps run: ``"cpu"``, or a device of torch such as ``"cuda"``, through which slices
         are streamed by this process; elsewhere than on the CPU the last bit of an entry can differ
         where a step adds up in torch's own order. See `taskloom.merging.device`.
+    amend
+        Gives tensors that are not merged, such as the batch norm of `taskloom.batch_norm_of`.
 
     Raises
     ------
@@ -242,6 +246,12 @@ def merge_files(
     pool = ready.pool
     program = program_of(pool, chosen.chain, _dtype(dtype), statistics)
     check_origin(pool, program.beside)
+    given: Mapping[str, Any] = {}
+    if amend is not None:
+        if ray is not None:
+            raise PlanError("the model is run on this machine, and not on a Ray cluster (amend, ray)")
+        target_of(output).check(program, overwrite=overwrite)
+        program, given = amend(program)
     plan = plan_program(program, slice_bytes=suited(device, slice_bytes))
     sources: dict[str, Any] = {
         "base": None if pool.base is None else pool.base.label,
@@ -252,6 +262,10 @@ def merge_files(
     }
     if program.beside:
         sources["statistics"] = labels_of(pool, program.beside)
+    shown = recipe_record(chosen)
+    if given:
+        sources["given"] = dict(given)
+        shown["composition"] += f"; {given['what']}"
     return write_merged(
         plan,
         output,
@@ -264,7 +278,7 @@ def merge_files(
         max_shard_bytes=max_shard_bytes,
         digests=digests,
         discard=discard,
-        extra=lambda folder: ready.finish(folder, Path(output).name, recipe_record(chosen)),
+        extra=lambda folder: ready.finish(folder, Path(output).name, shown),
         ray=ray,
         options=Options(
             threads=threads or max(1, default_threads() // workers),

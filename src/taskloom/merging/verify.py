@@ -22,6 +22,7 @@ from taskloom.merging.plan import MergePlan, plan_program
 from taskloom.merging.prepare import prepare
 from taskloom.merging.program import Output, Program, program_of
 from taskloom.merging.provenance import FILE
+from taskloom.merging.stand_in import stand_in
 from taskloom.merging.target import named
 from taskloom.progress import Progress, silent
 from taskloom.store.digest import tensor_digest
@@ -123,6 +124,14 @@ def verify(
     if hashed < len(wanted):
         notes.append(f"{len(wanted) - hashed} tensors were written without a digest")
     plan = (rebuild or rebuild_pool)(record)
+    given = record["sources"].get("given", {"tensors": []})
+    if given["tensors"]:
+        program = stand_in(plan.program, {n: model.read(n) for n in given["tensors"]}, "<given>")
+        plan = replace(plan, program=program)
+        notes.append(
+            f"{len(given['tensors'])} tensors are not merged but given ({given['what']}), and were held "
+            "against their digests only"
+        )
     notes += check_inputs(record["inputs"], plan, always=everything)
     recomputed = _recompute(plan, record, model, everything, sample, threads, progress)
     return Verified(folder, files, hashed, recomputed, tuple(notes))
@@ -275,7 +284,8 @@ def _recompute(
     progress: Progress,
 ) -> tuple[str, ...]:
     program: Program = plan.program
-    chosen: Sequence[Output] = program.outputs
+    given = record["sources"].get("given", {"tensors": []})["tensors"]
+    chosen: Sequence[Output] = [o for o in program.outputs if o.name not in given]
     if not everything:
         draw = random.Random(str(record["outputs"]["digest"]))
         chosen = draw.sample(list(chosen), min(sample, len(chosen)))

@@ -26,12 +26,12 @@ from taskloom.store.cache import canonical_digest
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.digest import combine_digests, tensor_bytes
 from taskloom.store.header import strict_json
+from taskloom.store.rows import gather, placed
 from taskloom.store.tokenizer import VOCABULARY, Vocabulary, copy_tokenizer, read_vocabulary
 
 #: how the rows of tokens that the base does not know start
 New = Literal["mean", "zero"]
 
-_GAP = 16
 _ROWS = 4096
 
 
@@ -272,7 +272,7 @@ class _Fresh:
         for expert, place in zip(self.experts, self.places, strict=True):
             known = place[first:last] >= 0
             if known.any():
-                own = _gather(expert, name, place[first:last][known])
+                own = gather(expert, name, place[first:last][known])
                 total[torch.from_numpy(known)] += own.to(torch.float32)
                 count += torch.from_numpy(known).to(torch.float32)
         shape = (-1, *([1] * (len(info.shape) - 1)))
@@ -357,15 +357,13 @@ class AlignedCheckpoint:
 
     def rows(self, name: str, info: TensorInfo, first: int, last: int) -> Tensor:
         """Return aligned rows [first, last) in the dtype of ``info``."""
-        place = self._places[first:last]
-        known = place >= 0
-        if known.all():
-            return _gather(self._inner, name, place).to(info.dtype)
-        found = self._default.rows(name, info, first, last)
-        if known.any():
-            found = found.clone()  # it may be a view of weights in memory
-            found[torch.from_numpy(known)] = _gather(self._inner, name, place[known]).to(info.dtype)
-        return found
+        return placed(
+            self._inner,
+            name,
+            self._places[first:last],
+            info.dtype,
+            lambda: self._default.rows(name, info, first, last),
+        )
 
     def digest(self) -> str:
         """SHA-256 of the aligned weights: that of a checkpoint which holds them."""
@@ -386,27 +384,6 @@ def _blocks(info: TensorInfo) -> Iterator[slice | None]:
         return
     for start in range(0, info.shape[0], _ROWS):
         yield slice(start, start + _ROWS)
-
-
-def _gather(source: Checkpoint, name: str, wanted: np.ndarray) -> Tensor:
-    """Return the given rows in the given order, read in runs."""
-    if not len(wanted):
-        return source.read(name, slice(0, 0))
-    order = np.argsort(wanted, kind="stable")
-    ranked = wanted[order]
-    cuts = np.flatnonzero(np.diff(ranked) > _GAP) + 1
-    pieces = []
-    for run in np.split(ranked, cuts):
-        low = int(run[0])
-        block = source.read(name, slice(low, int(run[-1]) + 1))
-        dense = len(run) == len(block)
-        pieces.append(block if dense else block[torch.from_numpy(run - low)])
-    joined = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    if (order == np.arange(len(order))).all():
-        return joined
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return joined[torch.from_numpy(back)]
 
 
 def _places(vocabulary: Vocabulary, ids: Mapping[str, int], rows: int) -> np.ndarray:

@@ -58,7 +58,7 @@ class Encoder:
         self.settings = settings
         self.modality = settings.modality
         self.max_length = max_length
-        self.dim = int(_config(module).hidden_size)
+        self.dim = _width(_config(module))
         self._tokenizer = tokenizer
         self._checkpoint = SafetensorsCheckpoint(directory)
         self._names = stored_to_module(module, self._checkpoint.tensors, str(directory))
@@ -146,9 +146,8 @@ class Encoder:
         if self.modality == "text":
             return encode_texts(inputs, self._tokenizer, self.max_length)
         config = _config(self.module)
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return encode_images(inputs, self.settings, size=(height, width), channels=config.num_channels)
+        size = _image_size(config, inputs)
+        return encode_images(inputs, self.settings, size=size, channels=config.num_channels)
 
     def batch(self, inputs: Any) -> Batch:
         """Return all inputs as one batch of tensors; arguments and errors as `encode`."""
@@ -273,13 +272,16 @@ class Encoder:
 def pool(hidden: Tensor, mask: Tensor | None, pooling: Pooling) -> Tensor:
     """Reduce token vectors ``(B, T, D)`` to ``(B, D)`` float32.
 
-    ``mask`` is ``(B, T)``, 1 where a token counts; None counts all of them.
+    ``mask`` is ``(B, T)``, 1 where a token counts; None counts all of them. The places of a
+    convolutional network's ``(B, D, H, W)`` are its tokens, row by row.
 
     >>> hidden = torch.tensor([[[1.0], [3.0], [9.0]]])
     >>> pool(hidden, torch.tensor([[1, 1, 0]]), "mean").item()
     2.0
     """
     hidden = hidden.float()
+    if hidden.ndim == 4:
+        hidden = hidden.flatten(2).transpose(1, 2)
     if pooling == "cls":
         return hidden[:, 0]
     if mask is None:
@@ -297,6 +299,22 @@ def autocast(precision: Precision) -> torch.autocast:
 
 def _config(module: nn.Module) -> Any:
     return module.config
+
+
+def _image_size(config: Any, inputs: Any) -> tuple[int, int]:
+    """Return the height and width that the model eats: those of the inputs where it takes any."""
+    size = getattr(config, "image_size", None)
+    if size is None:  # a convolutional network
+        shape = tuple(getattr(inputs, "shape", ()))
+        return (shape[1], shape[2]) if len(shape) > 2 else (1, 1)
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _width(config: Any) -> int:
+    """Return the length of a feature vector; convolutional networks name the width of every stage."""
+    width = getattr(config, "hidden_size", None)
+    return int(config.hidden_sizes[-1] if width is None else width)
 
 
 def _load_module(folder: Path, *, pooler: bool) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from taskloom.runs.result import ModelRecord
 from taskloom.store.cache import canonical_digest
 from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.pool import Pool
+
+if TYPE_CHECKING:
+    from taskloom.runs.batchnorm import BatchNorm
 
 Weights = Mapping[str, Tensor]
 
@@ -35,6 +38,8 @@ class Candidate:
         Gives the encoder's state dict; a merge is made when asked.
     recipe
         How it was merged, if it was.
+    note
+        What was done to the merge besides, in words.
     """
 
     name: str
@@ -44,11 +49,13 @@ class Candidate:
     weights: Callable[[], Weights]
     task: str | None = None
     recipe: Recipe | None = None
+    note: str = ""
     cost: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> ModelRecord:
         """Return what the report says of it."""
         recipe = self.recipe
+        composition = [str(recipe.chain) if recipe else "", self.note]
         return ModelRecord(
             name=self.name,
             kind=self.kind,
@@ -56,7 +63,7 @@ class Candidate:
             method=recipe.method if recipe else None,
             task=self.task,
             options=recipe.plain() if recipe else {},
-            composition=str(recipe.chain) if recipe else "",
+            composition="; ".join(filter(None, composition)),
             digest=self.digest,
             **self.cost,
         )
@@ -101,22 +108,34 @@ def merge_digest(pool: Pool, recipe: Recipe, statistics: Statistics | None = Non
 
 
 def merged(
-    pool: Pool, recipe: Recipe, *, name: str, title: str, statistics: Statistics | None = None
+    pool: Pool,
+    recipe: Recipe,
+    *,
+    name: str,
+    title: str,
+    statistics: Statistics | None = None,
+    norm: BatchNorm | None = None,
 ) -> Candidate:
-    """Return a merge of the whole pool as a candidate; nothing is merged yet."""
+    """Return a merge of the whole pool as a candidate; nothing is merged yet.
+
+    ``norm`` estimates the batch norm of the merged weights anew.
+    """
     plan = plan_merge(pool, recipe.chain, statistics=statistics)
 
     def weights() -> Weights:
         with torch.inference_mode():
-            return dict(execute(plan))
+            return dict(execute(plan)) if norm is None else norm.finished(plan.program)
+
+    digest = merge_digest(pool, recipe, statistics)
 
     return Candidate(
         name=name,
         kind="merge",
         title=title,
-        digest=merge_digest(pool, recipe, statistics),
+        digest=digest if norm is None else canonical_digest([digest, norm.digest]),
         weights=weights,
         recipe=recipe,
+        note="" if norm is None else norm.note,
         cost={"reads": plan.reads, "bytes_read": plan.bytes_read},
     )
 

@@ -1,4 +1,7 @@
-"""What a plan's merges must know first: statistics of the experts, and which of them make a soup."""
+"""What a plan's merges must know first: statistics of the experts, and which of them make a soup.
+
+Also whose inputs their batch norm is estimated on.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,13 @@ import numpy as np
 from taskloom.algebra import Chain
 from taskloom.errors import PlanError
 from taskloom.evaluation.data import TaskData
+from taskloom.evaluation.task import get_task
 from taskloom.learn.collect import collect
 from taskloom.learn.probe import Examples, Probe, Setting
 from taskloom.merging.soup import greedy_soup
+from taskloom.runs.batchnorm import BatchNorm
+from taskloom.runs.mixtures import front, taken
+from taskloom.runs.result import FrontRecord
 from taskloom.store.pool import Expert, Pool
 from taskloom.store.statistic import Statistic, open_statistic
 
@@ -125,23 +132,41 @@ def _inside(bench: Bench, expert: Expert) -> dict[str, Any]:
     return {name: t for name, t in _read(expert).items() if name in bench.encoder.names}
 
 
+def batch_norm(item: Merge, bench: Bench) -> BatchNorm | None:
+    """Return what estimates the batch norm of a merge anew, if the plan asks for it."""
+    if not item.reestimate_batchnorm:
+        return None
+    names = {get_task(task).name for task in item.reestimate_batchnorm}
+    tasks = [data for data in bench.tasks if data.task.name in names]
+    return BatchNorm(bench.encoder, tasks, bench.plan.seed)
+
+
+def front_of(pool: Pool, item: Merge, bench: Bench) -> FrontRecord | None:
+    """Return what was tried for a rewarded soup, from the stash if it is there."""
+    return front(pool, item, bench, batch_norm(item, bench))
+
+
 def soup_options(pool: Pool, item: Merge, bench: Bench) -> Mapping[str, Any]:
     """Choose the ingredients of a greedy soup by the mean validation score over the pool's tasks.
 
-    Empty for other methods, and where the plan names the ingredients itself.
+    And the mixture of a rewarded soup by the plan's rewards. Empty for other methods, and where the plan
+    names ingredients or a preference itself.
     """
+    tried = front_of(pool, item, bench)
+    if tried is not None:
+        return {"preference": taken(tried)}
     if item.method != "greedy_soup" or item.options.get("ingredients"):
         return {}
     members = [[e.name, e.checkpoint.digest()] for e in pool.experts]
+    norm = batch_norm(item, bench)
+
+    def taste(weights: Mapping[str, Any]) -> float:
+        own = weights if norm is None else {**weights, **norm.estimate(weights)}
+        return float(np.mean([value for value, *_ in bench.validate(own)]))
+
     chosen: list[str] = bench.workspace.remember(
         "soups",
-        [members, bench.digest],
-        lambda: list(
-            greedy_soup(
-                pool.experts,
-                lambda weights: float(np.mean([value for value, *_ in bench.validate(weights)])),
-                progress=bench.progress,
-            ).ingredients
-        ),
+        [members, bench.digest, *([] if norm is None else [norm.digest])],
+        lambda: list(greedy_soup(pool.experts, taste, progress=bench.progress).ingredients),
     )
     return {"ingredients": tuple(chosen)}

@@ -24,11 +24,13 @@ from taskloom.models.head import Head
 from taskloom.progress import Progress, silent
 from taskloom.runs import ledger, results
 from taskloom.runs.base import base_directory, base_title
+from taskloom.runs.batchnorm import check_batch_norm
 from taskloom.runs.beside import of_plan
 from taskloom.runs.candidates import Candidate, by_name, pool_digest, singles
 from taskloom.runs.features import Array, Reader
 from taskloom.runs.handover import hand_over
 from taskloom.runs.heads import head_for
+from taskloom.runs.known import front_of
 from taskloom.runs.lock import make_lock
 from taskloom.runs.plan import Limits, Plan, load_plan
 from taskloom.runs.result import GuardRecord, HandoverRecord, RunResult, ScoreRecord
@@ -100,6 +102,9 @@ def _prepare(plan: Plan, workspace: Workspace, progress: Progress) -> Prepared:
         encoder = Encoder.load(
             base_directory(plan, progress=progress), max_length=plan.evaluation.max_length
         )
+        for item in plan.merge:
+            if item.reestimate_batchnorm:
+                check_batch_norm(encoder.directory, item.reestimate_batchnorm)
         tasks = [_load(item.task, plan, item.limits, progress) for item in plan.pool]
         targets = [
             load_task(
@@ -164,6 +169,7 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
     bench = Bench(workspace, reader.encoder, prepared.tasks, prepared.heads, plan, reader.progress)
     with workspace.stage("choose merging options"):
         merges, sweeps = prepare_merges(pool, bench)
+        tried = [front_of(pool, item, bench) for item in plan.merge]
     candidates = [prepared.base, *singles(pool)[1:], *merges]
     with workspace.stage("validate"):
         precision = plan.evaluation.validation_precision
@@ -189,6 +195,7 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
         models=[candidate.record() for candidate in candidates],
         scores=scores,
         sweeps=sweeps,
+        fronts=[each for each in tried if each is not None],
         rankings=[r for _, ranked, _ in concluded for r in ranked],
         guards=[verdict, *(shot.guard for shot in few)],
         targets=[record for record, _, _ in concluded],

@@ -24,6 +24,7 @@ from taskloom.merging import compose
 from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.program import check_chain
 from taskloom.merging.recipe import Recipe
+from taskloom.runs.mixtures import check_rewards
 from taskloom.store.cache import canonical_digest
 from taskloom.store.memory import MemoryCheckpoint
 from taskloom.store.packages import PackageRef
@@ -127,6 +128,25 @@ class Merge(Strict):
     sweep: dict[str, Annotated[list[FiniteFloat], Field(min_length=1)]] = Field(
         {}, max_length=1, description="One option and its settings; of a step, step.option."
     )
+    reestimate_batchnorm: Annotated[list[str], BeforeValidator(_one_or_many)] = Field(
+        [], description="Tasks of the pool on whose inputs batch norm is estimated anew."
+    )
+    rewards: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        {},
+        description="rewarded_soup: tasks of the pool and their weights, by which one of all mixtures "
+        "is chosen on validation.",
+    )
+    levels: int = Field(11, ge=2, description="rewards: settings from 0 to 1 along every edge.")
+
+    @model_validator(mode="after")
+    def _rewards_fit(self) -> Merge:
+        if self.rewards and (self.method != "rewarded_soup" or "preference" in self.options):
+            raise ValueError(
+                f"{self.label}: rewards choose the preference of a rewarded_soup, and of nothing else"
+            )
+        if self.levels != type(self).model_fields["levels"].default and not self.rewards:
+            raise ValueError(f"{self.label}: levels say how many mixtures are tried for rewards")
+        return self
 
     @property
     def label(self) -> str:
@@ -145,6 +165,10 @@ class Merge(Strict):
         return Recipe.of(self.method, **{"seed": seed, **options})
 
 
+#: keys of a merge that are no options of its method
+_BESIDE = ("sweep", "name", "reestimate_batchnorm", "rewards", "levels")
+
+
 def _short_merge(value: Any) -> Any:
     """Accept ``ties``, ``{ties: {density: 0.2, sweep: {scale: [...]}}}`` and ``{steps: [...]}``."""
     if isinstance(value, str):
@@ -156,7 +180,7 @@ def _short_merge(value: Any) -> Any:
     if isinstance(value, Mapping) and len(value) == 1 and "method" not in value:
         ((method, inside),) = value.items()
         rest = _options_of(method, inside)
-        known = {key: rest.pop(key) for key in ("sweep", "name") if key in rest}
+        known = {key: rest.pop(key) for key in _BESIDE if key in rest}
         return {"method": method, "options": rest, **known}
     return value
 
@@ -352,6 +376,14 @@ def _check_merges(plan: Plan, where: str) -> None:
             if option in item.options:
                 message = f"{where}: {item.label}: {option!r} is both set and swept"
                 raise PlanError(message, hint="Keep one of them")
+        for task in item.reestimate_batchnorm:
+            if get_task(task).name not in names:
+                raise PlanError(
+                    f"{where}: {item.label}: batch norm is estimated on {task!r}, which is not in the "
+                    "pool",
+                    hint=f"Take {' or '.join(names)}",
+                )
+        check_rewards(item, names)
         swept = [{option: each} for option, settings in item.sweep.items() for each in settings]
         for setting in swept or [{}]:
             chain = item.recipe(plan.seed, **setting).chain

@@ -76,6 +76,27 @@ class SweepPoint(Record):
     chosen: bool
 
 
+class MixtureRecord(Record):
+    """One weighting of the experts that was tried on validation."""
+
+    weights: list[float]  # by FrontRecord.experts, adding up to 1
+    rewards: list[float]  # by FrontRecord.rewards, each with its 95 % interval and its n
+    low: list[float]
+    high: list[float]
+    n: list[int]
+    on_front: bool  # no other one is as good everywhere and better somewhere
+    chosen: bool
+
+
+class FrontRecord(Record):
+    """All mixtures of a rewarded soup."""
+
+    method: str  # ModelRecord.name it belongs to
+    experts: list[str]
+    rewards: list[str]  # tasks
+    mixtures: list[MixtureRecord]
+
+
 class RankEntry(Record):
     """One expert's place in a ranking for a target."""
 
@@ -187,3 +208,4 @@ class RunResult(Record):
     handovers: list[HandoverRecord]
     lock: LockRecord
     warnings: list[str] = []
+    fronts: list[FrontRecord] = []

@@ -20,7 +20,7 @@ from taskloom.models.encoder import Encoder
 from taskloom.models.head import Head
 from taskloom.progress import Progress
 from taskloom.runs.candidates import Candidate, merge_digest, merged
-from taskloom.runs.known import soup_options, statistics_for
+from taskloom.runs.known import batch_norm, soup_options, statistics_for
 from taskloom.runs.line import Line, is_linear
 from taskloom.runs.plan import Merge, Plan
 from taskloom.runs.result import SweepPoint
@@ -79,8 +79,10 @@ def prepare_merges(pool: Pool, bench: Bench) -> tuple[list[Candidate], list[Swee
         tried = _sweep(pool, item, bench, known)
         chosen: dict[str, Any] = {point.option: point.setting for point in tried if point.chosen}
         recipe = item.recipe(bench.plan.seed, **chosen, **soup_options(pool, item, bench))
-        title = item.name or item.method.replace("_", " ")
-        candidates.append(merged(pool, recipe, name=item.label, title=title, statistics=known))
+        title, norm = item.name or item.method.replace("_", " "), batch_norm(item, bench)
+        candidates.append(
+            merged(pool, recipe, name=item.label, title=title, statistics=known, norm=norm)
+        )
         points.extend(tried)
     bench.progress("choose options", len(items), len(items))
     return candidates, points
@@ -96,7 +98,8 @@ def _sweep(pool: Pool, item: Merge, bench: Bench, known: Statistics | None) -> l
     for option, settings in item.sweep.items():
         ordered = sorted(set(settings))
         start = merge_digest(pool, _at(item, bench, option, ordered[0]), known)
-        key = [start, option, ordered, bench.digest]
+        norm = batch_norm(item, bench)
+        key = [start, option, ordered, bench.digest, *([] if norm is None else [norm.digest])]
         measured: list[list[Measured]] = bench.workspace.remember(
             "sweeps",
             key,
@@ -138,8 +141,15 @@ def _settings(
 ) -> Iterator[Mapping[str, Tensor]]:
     """Yield the merged weights at each setting.
 
-    The chosen setting of a `Line` is merged again, exactly, before it is scored.
+    The chosen setting of a `Line` is merged again, exactly, before it is scored. Where batch norm is
+    estimated anew, every setting is a merge of its own.
     """
+    norm = batch_norm(item, bench)
+    if norm is not None:
+        for setting in settings:
+            recipe = _at(item, bench, option, setting)
+            yield merged(pool, recipe, name="", title="", statistics=known, norm=norm).weights()
+        return
     line = Line(pool, lambda setting: _at(item, bench, option, setting), option, known)
     for setting in settings:
         yield line.at(setting)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from taskloom.errors import DataError
 from taskloom.evaluation.formats import unpacked
-from taskloom.evaluation.pictures import SIZE, Fit, grey_pictures
+from taskloom.evaluation.pictures import SIZE, Fit, labelled_pictures
 from taskloom.evaluation.rows import Row, SourceContext
 from taskloom.registry import register
 from taskloom.store.packages import PackageRef, fetch_package, open_member
@@ -68,11 +68,8 @@ def idx(
         most = (first or {}).get(split, len(pixels))
         if not 0 < most <= len(pixels):
             raise DataError(f"{member} has {len(pixels)} pictures, but 'first' asks for {most}")
-        made = grey_pictures(pixels[:most], fit=fit, size=size)
-        rows += [
-            {"image": image, "label": str(number), "split": split}
-            for image, number in zip(made, numbers[:most].tolist(), strict=True)
-        ]
+        some = pixels[:most], numbers[:most].tolist()
+        rows += labelled_pictures(*some, fit=fit, size=size, split=split)
     return rows
 
 

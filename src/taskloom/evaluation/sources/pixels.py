@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from taskloom.errors import DataError
 from taskloom.evaluation.formats import decoded, unpacked
-from taskloom.evaluation.pictures import SIZE, Fit, grey_pictures
+from taskloom.evaluation.pictures import SIZE, Fit, labelled_pictures
 from taskloom.evaluation.rows import Row, SourceContext
 from taskloom.registry import register
 from taskloom.store.packages import PackageRef, fetch_package, open_member
@@ -60,10 +60,7 @@ def pixels(
             hint="Check 'shape' and 'largest'",
         )
     scaled = np.round(grey * (255 / largest)).astype(np.uint8).reshape(-1, *shape)
-    made = grey_pictures(scaled, fit=fit, size=size)
-    return [
-        {"image": image, "label": str(int(label))} for image, label in zip(made, labels, strict=True)
-    ]
+    return labelled_pictures(scaled, labels, fit=fit, size=size)
 
 
 def _numbers(text: str, name: str, width: int) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from taskloom.runs.mergekit.reading import Document
 from taskloom.runs.mergekit.resolve import Resolved
 from taskloom.runs.mergekit.tokens import Vocabulary, tokenizer_files
 from taskloom.store.atomic import write_json
+from taskloom.store.tokenizer import read_chat_template
 
 CONFIG_COPY = "mergekit_config.yml"
 
@@ -50,14 +51,8 @@ def choose_chat_template(wanted: str | None, models: Sequence[Model]) -> str | N
 
 
 def _chat_template(model: Model) -> str | None:
-    file = model.path / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8").strip()
-    found = read_json(model.path / "tokenizer_config.json").get("chat_template")
-    if isinstance(found, list):
-        named = {each.get("name"): each.get("template") for each in found}
-        found = named.get("default")
-    return found.strip() if isinstance(found, str) else None
+    found = read_chat_template(model.path)
+    return None if found is None else found.strip()
 
 
 def finish(folder: Path, document: Document, resolved: Resolved, template: str | None) -> None:

@@ -1,6 +1,8 @@
 """Vocabularies: which tokens the output has, and which row of which embedding each one gets.
 
-Read from ``tokenizer.json`` alone, without a tokenizer library.
+The rules are mergekit's. What a tokenizer says is read by `taskloom.store.tokenizer`, from
+``tokenizer.json`` alone; rows are read in their new order by `taskloom.store.rows`, as they are where a
+merge unites vocabularies itself (`taskloom.merging.vocabulary`).
 """
 
 from __future__ import annotations
@@ -13,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from taskloom.errors import CheckpointError, PlanError
 from taskloom.lazy import Tensor, torch
-from taskloom.runs.mergekit.models import Model, promoted, read_json
+from taskloom.runs.mergekit.models import Model, promoted
 from taskloom.runs.mergekit.schema import MergeConfiguration, ModelName, TokenRow
 from taskloom.store.access import info_of, row_range
 from taskloom.store.cache import canonical_digest
 from taskloom.store.checkpoint import TensorInfo
+from taskloom.store.rows import ROWS, placed
+from taskloom.store.tokenizer import CHAT, TOKENIZER, is_tokenizer_file, read_vocabulary
+from taskloom.store.tokenizer import Vocabulary as Tokens
 
 _WORDS = re.compile(r"embed|wte|lm_head|output|unembed|decoder|vocab|predictions|word")
-#: rows read together although some between them are not wanted, and most rows read at once
-_GAP, _ROWS = 16, 1024
 _POSITIONS = re.compile(r"position|pos_|token_type|wpe|type_embed|norm", re.IGNORECASE)
 
 
@@ -38,45 +40,29 @@ def is_vocabulary(model: Model, name: str) -> bool:
     return named and info.shape[0] == model.vocabulary_size
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """What a model's ``tokenizer.json`` says: token -> id, and the entries of added tokens."""
-
-    ids: Mapping[str, int]
-    added: Mapping[str, Mapping[str, Any]]
-
-
 def read_tokens(model: Model) -> Tokens:
     """Read a model's vocabulary.
 
     Raises
     ------
     CheckpointError
-        No ``tokenizer.json``, or ids beyond the rows of the embedding.
+        No ``tokenizer.json``, one that is malformed, or ids beyond the rows of the embedding.
     """
-    path = model.path / "tokenizer.json"
-    table = read_json(path)
-    known = (table.get("model") or {}).get("vocab")
-    if known is None:
+    if not (model.path / TOKENIZER).is_file():
         raise CheckpointError(
-            f"{model.name}: expected tokenizer.json with a vocabulary, found none",
-            hint="Save its tokenizer with transformers (fast tokenizers write tokenizer.json)",
+            f"{model.name}: expected {TOKENIZER} with a vocabulary, found none",
+            hint=f"Save its tokenizer with transformers (fast tokenizers write {TOKENIZER})",
         )
-    if isinstance(known, list):  # unigram: pairs of token and score
-        ids = {pair[0]: number for number, pair in enumerate(known)}
-    else:
-        ids = dict(known)
-    added = {entry["content"]: entry for entry in table.get("added_tokens") or ()}
-    ids |= {content: entry["id"] for content, entry in added.items()}
+    tokens = read_vocabulary(model.path)
     rows = model.vocabulary_size
-    beyond = [token for token, number in ids.items() if rows is not None and number >= rows]
+    beyond = [token for token, number in tokens.ids.items() if rows is not None and number >= rows]
     if beyond:
         raise CheckpointError(
-            f"{model.name}: token {beyond[0]!r} has the id {ids[beyond[0]]}, but the embedding has "
-            f"{rows} rows",
+            f"{model.name}: token {beyond[0]!r} has the id {tokens.ids[beyond[0]]}, but the embedding "
+            f"has {rows} rows",
             hint="Resize the model's embedding to its tokenizer first",
         )
-    return Tokens(ids, added)
+    return tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,25 +277,26 @@ class PlacedRows:
         """Return placed rows, all if ``rows`` is None."""
         info = info_of(self._tensors, name, self.label)
         first, last = row_range(name, info.shape, rows or slice(None))
-        found = torch.zeros((last - first, *info.shape[1:]), dtype=info.dtype)
         own = self._own[first:last]
-        for run in _runs(np.unique(own[own >= 0])):
-            low, high = int(run[0]), int(run[-1]) + 1
-            block = self._model.checkpoint.read(name, slice(low, high))
-            (places,) = np.nonzero((own >= low) & (own < high))
-            found[torch.from_numpy(places)] = block[torch.from_numpy(own[places] - low)].to(info.dtype)
-        for number in range(first, last):
-            if donors := self._others.get(number):
-                found[number - first] = _mean_row(name, donors, info.dtype)
+        found = placed(
+            self._model.checkpoint, name, own, info.dtype, lambda: self._of_others(info, first, last)
+        )
         if self._padding and last > self._padding.start:
             found[max(0, self._padding.start - first) :] = self._padding_row()
+        return found
+
+    def _of_others(self, info: TensorInfo, first: int, last: int) -> Tensor:
+        found = torch.zeros((last - first, *info.shape[1:]), dtype=info.dtype)
+        for number in range(first, last):
+            if donors := self._others.get(number):
+                found[number - first] = _mean_row(self._name, donors, info.dtype)
         return found
 
     def _padding_row(self) -> Tensor:
         if self._mean is None:
             count, total = self._padding.start, None
-            for start in range(0, count, _ROWS):
-                block = self.read(self._name, slice(start, min(start + _ROWS, count)))
+            for start in range(0, count, ROWS):
+                block = self.read(self._name, slice(start, min(start + ROWS, count)))
                 part = block.to(torch.float64).sum(0)
                 total = part if total is None else total + part
             assert total is not None
@@ -327,18 +314,6 @@ class PlacedRows:
         return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _runs(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Cut ascending row numbers where the next is far away, and where a run spans many rows."""
-    if not len(rows):
-        return []
-    runs = np.split(rows, np.nonzero(np.diff(rows) > _GAP)[0] + 1)
-    return [
-        part
-        for run in runs
-        for part in np.split(run, np.nonzero(np.diff((run - run[0]) // _ROWS))[0] + 1)
-    ]
-
-
 def _mean_row(name: str, donors: Sequence[tuple[Model, int]], dtype: torch.dtype) -> Tensor:
     total = None
     for model, row in donors:
@@ -349,16 +324,5 @@ def _mean_row(name: str, donors: Sequence[tuple[Model, int]], dtype: torch.dtype
 
 
 def tokenizer_files(path: Path) -> list[Path]:
-    """Files of a directory that belong to its tokenizer."""
-    names = (
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "tokenizer.model",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "chat_template.jinja",
-    )
-    return [path / name for name in names if (path / name).is_file()]
+    """Files of a directory that belong to its tokenizer, the chat template among them."""
+    return sorted(p for p in path.iterdir() if is_tokenizer_file(p.name) or p.name == CHAT)

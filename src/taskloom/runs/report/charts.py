@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from taskloom.merging.soup import Mixture, RewardedSoups
 from taskloom.runs.report import tables, words
 from taskloom.runs.report.heatmaps import cosine_chart, merge_gain_chart, transfer_chart
 from taskloom.runs.report.index import Index
 from taskloom.runs.report.style import FIT, Spec, axis, config, fixed
 from taskloom.runs.report.theme import colour
-from taskloom.runs.result import RankingRecord, SweepPoint
+from taskloom.runs.result import FrontRecord, RankingRecord, SweepPoint
 
 KINDS = ["base", "expert", "merge"]
 SHAPES = ["circle", "diamond", "triangle-up"]
@@ -50,7 +51,7 @@ def figures(index: Index) -> dict[str, list[Figure]]:
         "merges": _present(_figure("merge-gains", merge_gain_chart(index))),
         "transfer": _present(_figure("transfer", transfer_chart(index))),
         "cosines": _present(_figure("cosines", cosine_chart(index))),
-        "sweeps": sweeps(index),
+        "sweeps": [*sweeps(index), *fronts(index)],
         "rankings": rankings(index),
     }
 
@@ -206,6 +207,32 @@ def sweeps(index: Index) -> list[Figure]:
     for point in points:
         groups.setdefault((point.method, point.option), []).append(point)
     return [_sweep(index, i, group, domain) for i, group in enumerate(groups.values())]
+
+
+def fronts(index: Index) -> list[Figure]:
+    """Draw every mixture of a rewarded soup over the first two rewards."""
+    return [_front(index, number, record) for number, record in enumerate(index.result.fronts)]
+
+
+def _front(index: Index, number: int, record: FrontRecord) -> Figure:
+    from taskloom.runs.front import front_chart
+
+    mixtures = [Mixture(tuple(m.weights), tuple(m.rewards), m.on_front) for m in record.mixtures]
+    drawn = front_chart(RewardedSoups(tuple(record.experts), tuple(record.rewards), tuple(mixtures)))
+    (chosen,) = [m for m in record.mixtures if m.chosen]
+    weights = zip(record.experts, chosen.weights, strict=True)
+    said = ", ".join(f"{name} {weight:g}" for name, weight in weights if weight)
+    best = words.count(sum(m.on_front for m in mixtures), "mixture")
+    first, second = record.rewards[:2]
+    return Figure(
+        key=f"front-{number}",
+        title=f"{index.label(record.method)}: the front",
+        caption=f"{best} of {len(mixtures)} on the front; chosen: {said}.",
+        description=f"Validation scores of mixtures on {second} against {first}; chosen: {said}.",
+        spec={**drawn, "width": FIT, "height": 190},
+        table=tables.front(index, record),
+        small=True,
+    )
 
 
 def rankings(index: Index) -> list[Figure]:

@@ -8,7 +8,14 @@ from typing import Literal
 
 from taskloom.runs.report import words
 from taskloom.runs.report.index import Index
-from taskloom.runs.result import Matrix, ModelRecord, RankingRecord, ScoreRecord, SweepPoint
+from taskloom.runs.result import (
+    FrontRecord,
+    Matrix,
+    ModelRecord,
+    RankingRecord,
+    ScoreRecord,
+    SweepPoint,
+)
 
 Tone = Literal["", "good", "bad", "quiet"]
 
@@ -213,6 +220,27 @@ def sweep(index: Index, points: Sequence[SweepPoint]) -> Table:
         Column("n", numeric=True),
     )
     return Table(f"{index.label(first.method)}: {first.option} on validation", columns, rows)
+
+
+def front(index: Index, record: FrontRecord) -> Table:
+    """Return the mixtures on the front of a rewarded soup, and the one that was chosen."""
+    rows = tuple(
+        (
+            Cell(
+                ", ".join(f"{n} {w:g}" for n, w in zip(record.experts, m.weights, strict=True) if w),
+                flag="chosen" if m.chosen else "",
+                tone="good" if m.chosen else "",
+            ),
+            *(
+                Cell(words.points(value, n), sort=value, note=words.interval(low, high, n))
+                for value, low, high, n in zip(m.rewards, m.low, m.high, m.n, strict=True)
+            ),
+        )
+        for m in record.mixtures
+        if m.on_front or m.chosen
+    )
+    columns = (Column("Mixture"), *(Column(index.any_label(r), numeric=True) for r in record.rewards))
+    return Table(f"{index.label(record.method)}: the front on validation", columns, rows)
 
 
 def ranking(index: Index, target: str, rankings: Sequence[RankingRecord]) -> Table:
