@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskloom.choose.agreement import regret_at_k, spearman, weighted_tau
+from taskloom.choose.agreement import ndcg, over_targets, regret_at_k, spearman, weighted_tau
 from taskloom.choose.rank import Ranked, rank
 from taskloom.errors import DataError, MissingExtra, NumericalError, PlanError, UnknownName
 
@@ -126,7 +126,7 @@ def test_undefined_is_none(measure):
     assert measure([1, 2, 3], [2, 2, 2]) is None
 
 
-@pytest.mark.parametrize("measure", [weighted_tau, spearman, regret_at_k])
+@pytest.mark.parametrize("measure", [weighted_tau, spearman, regret_at_k, ndcg])
 def test_bad_vectors_are_refused(measure):
     with pytest.raises(DataError, match=r"found shapes \(2,\) and \(3,\)"):
         measure([1, 2], [1, 2, 3])
@@ -154,6 +154,66 @@ def test_regret_is_never_negative_and_falls_with_k(truth, data):
     regrets = [regret_at_k(scores, truth, k=k) for k in range(1, len(truth) + 1)]
     assert all(a >= b - 1e-12 for a, b in itertools.pairwise(regrets))
     assert regrets[-1] == 0.0
+
+
+def test_golden_ndcg():
+    """Card E: gold order a, b, c, d against the predicted b, a, d, c; and gains of performance."""
+    assert ndcg([3, 4, 1, 2], [4, 3, 2, 1]) == pytest.approx(0.855194, abs=1e-6)
+    assert ndcg(SCORES, TRUTH, gains="truth") == pytest.approx(0.971190, abs=1e-6)
+
+
+def loop_ndcg(scores, worth):
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    ideal = sorted(worth, reverse=True)
+    total = sum(worth[i] / np.log2(place + 2) for place, i in enumerate(order))
+    return total / sum(w / np.log2(place + 2) for place, w in enumerate(ideal))
+
+
+@given(st.permutations(range(5)), st.permutations(range(5)))
+def test_ndcg_equals_the_loop(scores, truth):
+    worth = [2 ** (t + 1) - 1 for t in truth]
+    assert ndcg(scores, truth) == pytest.approx(loop_ndcg(scores, worth), abs=1e-12)
+    found = ndcg(scores, truth, gains="truth")
+    assert found == pytest.approx(loop_ndcg(scores, list(truth)), abs=1e-12)
+    assert ndcg(truth, truth) == pytest.approx(1.0)
+
+
+def test_ndcg_is_undefined_without_a_best():
+    assert ndcg([1, 2], [3, 3]) is None
+    assert ndcg([1], [3]) is None
+    assert ndcg([1, 1], [1, 2]) < 1, "equal scores rank in the given order"
+
+
+def test_over_targets():
+    values = [0.1, 0.4, 0.7, 0.9, None, 0.2]
+    found = over_targets(values)
+    assert (found.targets, found.undefined) == (5, 1)
+    assert found.mean == pytest.approx(0.46)
+    assert 0.1 < found.low < found.mean < found.high < 0.9
+    wide = over_targets(values, level=0.99)
+    assert wide.low <= found.low
+    assert wide.high >= found.high
+    assert over_targets(values) == found
+    many = over_targets([0.3] * 4)
+    assert (many.low, many.high) == (0.3, 0.3)
+
+
+def test_over_targets_is_as_wide_as_the_mean_is_unsure():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=200).tolist()
+    found = over_targets(values)
+    error = np.std(values) / np.sqrt(200)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("values", "level", "error"),
+    [([None], 0.95, DataError), ([], 0.95, DataError), ([0.5], 1.0, DataError),
+     ([np.nan, 0.5], 0.95, NumericalError)],
+)  # fmt: skip
+def test_over_targets_refuses(values, level, error):
+    with pytest.raises(error, match=r"^agreement: "):
+        over_targets(values, level=level)
 
 
 def test_regret_refuses_k_and_a_best_of_zero():

@@ -31,6 +31,7 @@ Y = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 G = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1]], dtype=np.float64)
 GY = np.array([0, 1, 1])
 NAMES = [
+    "domain_divergence",
     "gbc",
     "h_score",
     "knn",
@@ -44,6 +45,7 @@ NAMES = [
     "ridge_probe",
     "rsa",
     "sfda",
+    "textemb",
     "transrate",
 ]
 #: scores that look at features and labels alone

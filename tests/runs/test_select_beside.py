@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from taskloom.choose.scores import leep, nce, rsa
-from taskloom.errors import CheckpointError, DataError, PlanError
+from taskloom.choose.scores import leep, nce, rsa, textemb
+from taskloom.errors import CheckpointError, DataError, PlanError, UnknownName
 from taskloom.evaluation.load import load_task
 from taskloom.models.encoder import Encoder
 from taskloom.models.head import Head
@@ -99,11 +99,44 @@ def test_a_task_of_nobody(base, pool):
         select("digits_ten", base, pool, n_labels=LABELS, trained_on={"else": "digits_mod3"})
 
 
+def test_what_an_expert_was_trained_on(base, pool, seen):
+    """Its directory says so; the caller may say otherwise; its train examples are looked at."""
+    features, labels, _ = seen
+    name = "digits_mod3"
+    known = load_task(name, max_train=500)
+    source = Encoder.load(base).features(known.train.inputs)
+    wanted = textemb(features[name], labels, features["base"], source)
+    spec = ["textemb", ("domain_divergence", {"measure": "coral"})]
+    found = select("digits_ten", base, pool, scores=spec, n_labels=LABELS)
+    assert found.rankings[0].values([name]) == [pytest.approx(wanted, abs=1e-6)]
+    assert found.rankings[1].values([name])[0] < 0
+    same = dict.fromkeys(pool, "digits_parity")
+    told = select("digits_ten", base, pool, scores=spec, n_labels=LABELS, trained_on=same)
+    first, second = told.rankings[0].values(list(pool))
+    assert first == pytest.approx(second, abs=1e-9)
+    with pytest.raises(UnknownName, match="digits_mod3"):
+        select("digits_ten", base, pool, scores=spec, n_labels=LABELS, trained_on={name: "digits_mod33"})
+
+
+def test_an_expert_of_which_nobody_knows_the_task(base, pool, tmp_path):
+    bare = Path(shutil.copytree(pool["digits_mod3"], tmp_path / "bare"))
+    shutil.rmtree(bare / "heads")
+    experts = {**pool, "bare": str(bare)}
+    with pytest.raises(DataError, match=r"^expert 'bare': textemb needs the base's features of the ex"):
+        select("digits_ten", base, experts, scores=["textemb"], n_labels=LABELS)
+    said = {"bare": "digits_mod3"}
+    found = select(
+        "digits_ten", base, experts, scores=["textemb"], n_labels=LABELS, trained_on=said
+    ).rankings[0]
+    assert found.values(["bare"]) == found.values(["digits_mod3"])
+
+
 def test_every_score_in_a_plan(base, pool, tmp_path, seen):
     features, labels, _ = seen
     scores = [
         "nce", "leep", {"nleep": {"ratio": 2}}, "logme", {"logme_regression": {"exact": False}},
         {"h_score": {"regularised": True}}, "transrate", "gbc", "parc", "rsa", "sfda", "knn",
+        {"domain_divergence": {"measure": "frechet"}}, "textemb",
         {"linear_probe": {"folds": 3}}, {"ridge_probe": {"penalties": [1.0, 100.0]}},
     ]  # fmt: skip
     result = run(plan_with(select=scores, merge=["average"]), output=tmp_path / "run")

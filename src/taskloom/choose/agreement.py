@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -128,6 +130,116 @@ def regret_at_k(
             hint="Use relative=False",
         )
     return float((reference - reached) / reference)
+
+
+def ndcg(
+    scores: ArrayLike, truth: ArrayLike, *, gains: Literal["rank", "truth"] = "rank"
+) -> float | None:
+    """Normalised discounted cumulative gain of the ranking by ``scores``, top of the list first.
+
+    Parameters
+    ----------
+    scores, truth
+        ``(K,)`` finite numbers, higher is better. Equal scores rank in the given order.
+    gains
+        What a candidate is worth. ``"rank"``: 2^r - 1, r from K for the best truth down to 1, equal
+        truths ranking in the given order (Kim et al., EMNLP 2023). ``"truth"``: its truth less the
+        worst. Discounted by log2(1 + place) either way.
+
+    Returns
+    -------
+    A number in (0, 1], or None when undefined: fewer than two candidates, or all truths equal.
+
+    Raises
+    ------
+    DataError
+        Different lengths.
+    NumericalError
+        NaN or infinity.
+
+    Examples
+    --------
+    >>> round(ndcg([0.9, 0.7, 0.8, 0.1], [0.80, 0.78, 0.70, 0.60], gains="truth"), 6)
+    0.97119
+    """
+    a, b = _pair(scores, truth)
+    if len(b) < 2 or bool((b == b[0]).all()):
+        return None
+    if gains == "truth":
+        worth = b - b.min()
+    else:
+        place = np.empty(len(b))
+        place[np.argsort(-b, kind="stable")] = np.arange(len(b))
+        worth = 2.0 ** (len(b) - place) - 1
+    discount = 1 / np.log2(np.arange(len(b)) + 2)
+    reached = worth[np.argsort(-a, kind="stable")] @ discount
+    return float(reached / (np.sort(worth)[::-1] @ discount))
+
+
+@dataclass(frozen=True)
+class OverTargets:
+    """A measure of agreement, averaged over targets.
+
+    Attributes
+    ----------
+    mean, low, high
+        The mean over targets where it is defined, and its bootstrap interval.
+    targets
+        How many these are.
+    undefined
+        For how many targets it is not defined.
+    """
+
+    mean: float
+    low: float
+    high: float
+    targets: int
+    undefined: int
+
+
+def over_targets(
+    values: Sequence[float | None], *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> OverTargets:
+    """Average a measure over targets, with a percentile bootstrap over them (Efron, 1979).
+
+    Targets are what a new user would add, so they are drawn and not the candidates of each.
+
+    Parameters
+    ----------
+    values
+        One for each target; None where it is undefined.
+    level, resamples, seed
+        Of the interval, the bootstrap, and its draws.
+
+    Raises
+    ------
+    DataError
+        Undefined for every target, or a level outside (0, 1).
+    NumericalError
+        NaN or infinity.
+
+    Examples
+    --------
+    >>> over_targets([0.5, 0.5, None])
+    OverTargets(mean=0.5, low=0.5, high=0.5, targets=2, undefined=1)
+    """
+    found = np.array([value for value in values if value is not None], dtype=np.float64)
+    if not len(found) or not 0 < level < 1:
+        raise DataError(
+            f"agreement: expected a value for some target and a level in (0, 1), "
+            f"found {len(found)} values and {level}",
+            hint="Give more targets or candidates",
+        )
+    if not np.isfinite(found).all():
+        raise NumericalError(
+            "agreement: expected finite values, found NaN or infinity", hint="Pass None where undefined"
+        )
+    draws = np.random.default_rng(seed).integers(0, len(found), size=(resamples, len(found)))
+    tail = 50 * (1 - level)
+    low, high = np.percentile(found[draws].mean(1), [tail, 100 - tail])
+    return OverTargets(
+        float(found.mean()), float(low), float(high), len(found), len(values) - len(found)
+    )
 
 
 def _pair(scores: ArrayLike, truth: ArrayLike) -> tuple[Floats, Floats]:

@@ -6,6 +6,7 @@ Each file holds one function of the file's name. The names below are the functio
 at, such as ``source_probabilities``, which `taskloom.choose.rank` fills in by its name.
 """
 
+from taskloom.choose.scores.domain_divergence import domain_divergence
 from taskloom.choose.scores.gbc import gbc
 from taskloom.choose.scores.h_score import h_score
 from taskloom.choose.scores.knn import knn
@@ -19,9 +20,11 @@ from taskloom.choose.scores.parc import parc
 from taskloom.choose.scores.ridge_probe import ridge_probe
 from taskloom.choose.scores.rsa import rsa
 from taskloom.choose.scores.sfda import sfda
+from taskloom.choose.scores.textemb import textemb
 from taskloom.choose.scores.transrate import transrate
 
 __all__ = [
+    "domain_divergence",
     "gbc",
     "h_score",
     "knn",
@@ -35,5 +38,6 @@ __all__ = [
     "ridge_probe",
     "rsa",
     "sfda",
+    "textemb",
     "transrate",
 ]
