@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from taskloom.choose.diff.api import diff as diff
     from taskloom.errors import TaskloomError as TaskloomError
     from taskloom.learn.batchnorm import reestimate_batchnorm as reestimate_batchnorm
+    from taskloom.learn.modules.kit.opening import fit_module as fit_module
+    from taskloom.learn.modules.kit.opening import open_module as open_module
     from taskloom.merging.api import merge as merge
     from taskloom.merging.api import merge_files as merge_files
     from taskloom.merging.explain import explain as explain
@@ -55,12 +57,14 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "evaluate": ("taskloom.runs.evaluate", "evaluate"),
     "extract": ("taskloom.merging.extract", "extract"),
     "explain": ("taskloom.merging.explain", "explain"),
+    "fit_module": ("taskloom.learn.modules.kit.opening", "fit_module"),
     "greedy_soup": ("taskloom.merging.soup", "greedy_soup"),
     "merge": ("taskloom.merging.api", "merge"),
     "merge_adapters": ("taskloom.merging.lowrank", "merge_adapters"),
     "merge_files": ("taskloom.merging.api", "merge_files"),
     "merge_parts": ("taskloom.merging.parts", "merge_parts"),
     "methods": ("taskloom.catalogue", "methods"),
+    "open_module": ("taskloom.learn.modules.kit.opening", "open_module"),
     "pool": ("taskloom.store.pool", "open_pool"),
     "reestimate_batchnorm": ("taskloom.learn.batchnorm", "reestimate_batchnorm"),
     "report": ("taskloom.runs.show", "report"),
@@ -86,12 +90,14 @@ __all__ = [
     "evaluate",
     "explain",
     "extract",
+    "fit_module",
     "greedy_soup",
     "merge",
     "merge_adapters",
     "merge_files",
     "merge_parts",
     "methods",
+    "open_module",
     "pool",
     "reestimate_batchnorm",
     "report",

@@ -47,6 +47,8 @@ class FittedModule:
         Where it comes from: labels used or not, examples, seconds, distances before and after.
     beside
         Writes further files into the folder when it is saved.
+    bytes_beside
+        Bytes of their tensors; of the files, once they are written.
     folder
         Where it was opened from; None if it is in memory only.
     """
@@ -58,12 +60,14 @@ class FittedModule:
     trace: tuple[Step, ...] = ()
     said: Mapping[str, str] = field(default_factory=dict)
     beside: Callable[[Path], None] | None = None
+    bytes_beside: int = 0
     folder: Path | None = None
 
     @property
     def bytes_stored(self) -> int:
-        """Bytes of its tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        """Bytes of its tensors, and of what is beside them."""
+        own = sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        return own + self.bytes_beside
 
     def digest(self) -> str:
         """SHA-256 (hex) over names, shapes, dtypes and bytes of its tensors."""
@@ -142,6 +146,7 @@ def open_fitted(source: FittedModule | str | os.PathLike[str]) -> FittedModule:
         options=table["options"],
         trace=tuple(Step(**step) for step in table["trace"]),
         said=table["said"],
+        bytes_beside=sum(each["bytes"] for name, each in table["files"].items() if name != WEIGHTS),
         folder=folder,
     )
 

@@ -142,3 +142,9 @@ class Ending:
             self.probe.module.train(was)
         found = found if change is None else change(found)
         return found, linear(found, *(top or self.top({})))
+
+
+def edited_logits(probe: Probe, weights: Weights, inputs: Any, edits: Iterable[Edit]) -> Tensor:
+    """Return the logits of a batch in eval mode, with edits in force."""
+    with attached(probe.module, edits):
+        return probe.logits(inputs, weights)

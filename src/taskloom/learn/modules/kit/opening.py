@@ -25,7 +25,7 @@ from taskloom.registry import get
 from taskloom.store.open import Source, open_checkpoint
 
 
-def fit_module(name: str, on: Problem, merged: Source, **options: Any) -> FittedModule:
+def fit_module(name: str, on: Problem, merged: Source | None = None, **options: Any) -> FittedModule:
     """Fit a small module on top of a merged model.
 
     Parameters
@@ -35,7 +35,7 @@ def fit_module(name: str, on: Problem, merged: Source, **options: Any) -> Fitted
     on
         Models, experts and inputs.
     merged
-        The merged model that the module sits on; for modules over adapters, the base.
+        The merged model that the module sits on; the base if None, as modules over adapters want it.
     **options
         Of the module.
 
@@ -52,7 +52,7 @@ def fit_module(name: str, on: Problem, merged: Source, **options: Any) -> Fitted
     """
     entry = get("module", name)
     checked = entry.validate(options)
-    under = open_checkpoint(merged)
+    under = on.base if merged is None else open_checkpoint(merged)
     begun = time.perf_counter()
 
     def told(fitted: FittedModule) -> FittedModule:
