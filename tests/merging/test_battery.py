@@ -27,6 +27,7 @@ UNTRIMMED = {
     "consensus": {"scale": 1 / 3},
     "consensus_ties": {"density": 1.0, "scale": 1 / 3},
     "twin_merging": {"scale": 1 / 3},
+    "coefficients": {"values": 1 / 3},
 }
 #: options under which the battery's numbers give no vote that is tied but for rounding
 UNTIED = {

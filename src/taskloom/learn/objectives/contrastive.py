@@ -16,7 +16,7 @@ from taskloom.registry import register
 @register(
     "objective",
     paper="Khosla et al., Supervised contrastive learning, NeurIPS 2020, eq. 2 (InfoNCE for pairs)",
-    needs=("labels",),
+    needs=("pairs",),
 )
 def contrastive(
     logits: Tensor, labels: Tensor, *, temperature: Annotated[float, Field(gt=0)] = 0.05

@@ -1,0 +1,95 @@
+"""The merged model at coefficients, and the gradient of a loss with respect to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from taskloom.learn.coefficients.vectors import TaskVectors
+from taskloom.learn.probe import Probe
+from taskloom.learn.problem import Problem
+from taskloom.store.checkpoint import Checkpoint
+from taskloom.store.memory import MemoryCheckpoint
+
+
+class Blend:
+    """Weights ``theta = theta_0 + sum_k c_k tau_k`` as leaves of a graph: one model in memory.
+
+    A loss is run backward into their gradients, another model; what a loss's gradient is with respect
+    to a coefficient is the inner product of that gradient with the task vector. No graph ever holds a
+    task vector.
+
+    Parameters
+    ----------
+    on
+        Whose probes are run.
+    vectors
+        The task vectors.
+    """
+
+    def __init__(self, on: Problem, vectors: TaskVectors) -> None:
+        self._vectors = vectors
+        self._stored = {task: stored_names(probe, on.base) for task, probe in on.probes.items()}
+        self._dtypes = {
+            task: {name: weight.dtype for name, weight in probe.weights.items()}
+            for task, probe in on.probes.items()
+        }
+        trained = {
+            self._stored[task][name] for task, probe in on.probes.items() for name in probe.trained
+        }
+        used = {stored for names in self._stored.values() for stored in names.values()}
+        self._weights = {
+            name: torch.empty(on.base.tensors[name].shape, dtype=vectors.dtype(name))
+            for name in vectors.layout.tensors
+            if name in used
+        }
+        for name, weight in self._weights.items():
+            weight.requires_grad_(name in trained and vectors.changed(name))
+        self._built = False
+
+    def build(self, table: Tensor) -> None:
+        """Put the model at a table of coefficients ``(K, G, P)``, and forget all gradients."""
+        moving = {n: w for n, w in self._weights.items() if not self._built or self._vectors.changed(n)}
+        self._built = True
+        with torch.no_grad():
+            self._vectors.build(table, moving)
+            for weight in self._weights.values():
+                if weight.grad is not None:
+                    weight.grad.zero_()
+
+    def weights(self, task: str) -> dict[str, Tensor]:
+        """Return the weights by the names of the task's probe; tied ones are one tensor."""
+        own = self._dtypes[task]
+        cast = {
+            (stored, own[name]): self._weights[stored].to(own[name])
+            for name, stored in self._stored[task].items()
+            if stored in self._weights
+        }
+        return {
+            name: cast[stored, own[name]]
+            for name, stored in self._stored[task].items()
+            if stored in self._weights
+        }
+
+    def gradient(self) -> Tensor:
+        """Return what losses that ran backward since `build` add up to by coefficient, ``(K, G, P)``."""
+        found = {name: weight.grad for name, weight in self._weights.items() if weight.grad is not None}
+        return self._vectors.fold({name: grad.contiguous() for name, grad in found.items()})
+
+
+def stored_names(probe: Probe, base: Checkpoint) -> Mapping[str, str]:
+    """Return the probe's names -> the base's, for all weights that the base holds.
+
+    Tied weights have several names in a probe, and get the base's tensor of the first.
+    """
+    tied = MemoryCheckpoint(probe.weights).aliases
+    known: Mapping[str, str] = getattr(base, "aliases", {})
+    found = {}
+    for name in probe.weights:
+        first = tied.get(name, name)
+        stored = known.get(first, first)
+        if stored in base.tensors:
+            found[name] = stored
+    return found

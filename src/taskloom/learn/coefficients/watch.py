@@ -1,0 +1,59 @@
+"""Watches predictions for collapse: one class for everything, which is what entropy is fooled by."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+from torch import Tensor
+
+#: steps that are looked at, and the fewest predictions in them that say something
+_STEPS, _FEWEST = 20, 16
+
+
+class Watch:
+    """Counts predicted classes by task over the last steps.
+
+    Parameters
+    ----------
+    on
+        False watches nothing: the outputs are no logits of classes.
+    """
+
+    def __init__(self, on: bool = True) -> None:
+        self._on = on
+        self._seen: dict[str, deque[tuple[int, Counter[int]]]] = {}
+        self._classes: dict[str, int] = {}
+
+    def see(self, step: int, task: str, logits: Tensor) -> None:
+        """Take note of a batch's predictions, ``(B, C)``."""
+        if not self._on:
+            return
+        window = self._seen.setdefault(task, deque())
+        if not window or window[-1][0] != step:
+            window.append((step, Counter()))
+        window[-1][1].update(logits.reshape(-1, logits.shape[-1]).argmax(-1).tolist())
+        while window[0][0] <= step - _STEPS:
+            window.popleft()
+        self._classes[task] = logits.shape[-1]
+
+    def shares(self, step: int) -> dict[str, float]:
+        """Return the share of the most predicted class in a step, as ``largest class TASK``."""
+        found = {}
+        for task, window in self._seen.items():
+            counts = window[-1][1]
+            if window[-1][0] == step and counts:
+                found[f"largest class {task}"] = max(counts.values()) / counts.total()
+        return found
+
+    def collapse(self) -> str:
+        """Return which tasks get one class for everything, in words; empty if none does."""
+        told = []
+        for task, window in self._seen.items():
+            counts: Counter[int] = sum((each for _, each in window), Counter())
+            if len(counts) == 1 and counts.total() >= _FEWEST and self._classes[task] > 1:
+                (number,) = counts
+                told.append(
+                    f"task {task!r}: all {counts.total()} predictions of the last {len(window)} steps "
+                    f"are class {number} of {self._classes[task]}"
+                )
+        return "; ".join(told)
