@@ -9,7 +9,8 @@ import torch
 
 from taskloom.errors import CheckpointError, PlanError
 from taskloom.models.encoder import Encoder
-from taskloom.runs.select import by_masks, select
+from taskloom.runs.compare import by_masks
+from taskloom.runs.select import select
 from taskloom.store.statistic import Statistic
 
 

@@ -34,6 +34,19 @@ from taskloom.errors import PlanError
 )
 @click.option("--target-mask", metavar="FILE", help="mask_overlap: the same of a model of the target.")
 @click.option(
+    "--fisher",
+    "fishers",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="task2vec, taskemb: what 'taskloom collect fisher' wrote of an expert; repeat for each.",
+)
+@click.option("--target-fisher", metavar="FILE", help="task2vec, taskemb: the same of the target.")
+@click.option(
+    "--target-model",
+    metavar="MODEL",
+    help="task_vector_cosine, sign_agreement, lora_similarity: a model that was tuned on the target.",
+)
+@click.option(
     "--trained-on",
     "trained_on",
     multiple=True,
@@ -62,6 +75,9 @@ def command(
     scores: tuple[str, ...],
     masks: tuple[str, ...],
     target_mask: str | None,
+    fishers: tuple[str, ...],
+    target_fisher: str | None,
+    target_model: str | None,
     trained_on: tuple[str, ...],
     reference: str | None,
     n_labels: int,
@@ -72,13 +88,20 @@ def command(
 
     TASK is the name of a declared task or the path of an annotation. The score mask_overlap looks at
     sparse regions: the share of the target's mask that an expert's holds, too. The scores nce and leep
-    look at the expert's own head, which taskloom train leaves in heads/.
+    look at the expert's own head, which taskloom train leaves in heads/. Others for which nothing is run
+    are task2vec and taskemb (Fisher information), task_vector_cosine, sign_agreement and lora_similarity
+    (a model of the target).
     """
     sources, names = options.named(experts)
     pool = sources if names is None else dict(zip(names, sources, strict=True))
     more: dict[str, Any] = {"scores": list(scores)} if scores else {}
     if masks or target_mask:
         more |= {"masks": _by_name(masks, "--mask", "FILE") or None, "target_mask": target_mask}
+    if fishers or target_fisher:
+        more["fishers"] = _by_name(fishers, "--fisher", "FILE") or None
+        more["target_fisher"] = target_fisher
+    if target_model:
+        more["target_model"] = target_model
     if trained_on:
         more["trained_on"] = _by_name(trained_on, "--trained-on", "TASK")
     if reference:

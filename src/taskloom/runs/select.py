@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from taskloom.choose.masks import mask_overlap
-from taskloom.choose.rank import DEFAULT_SCORES, Ranked, Ranking, ScoreSpec, rank, resolve
+from taskloom.choose.rank import DEFAULT_SCORES, Ranking, ScoreSpec, rank, resolve
 from taskloom.choose.supplies import wanted
-from taskloom.errors import PlanError
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.load import load_task
 from taskloom.progress import Progress, silent
 from taskloom.runs.beside import Beside, of_pool
 from taskloom.runs.candidates import Candidate, read_all, singles
+from taskloom.runs.compare import TOGETHER, Compared, Given
 from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
 from taskloom.runs.targets import PARTS
 from taskloom.store.open import Source
 from taskloom.store.pool import Pool, open_pool
-from taskloom.store.statistic import Statistic, open_statistic
-
-#: the score that looks at masks, and not at features
-OVERLAP = "mask_overlap"
-#: a mask that ``taskloom collect graft`` learned, or its file
-Mask = Statistic | str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -54,8 +45,11 @@ def select(
     experts: Sources,
     *,
     scores: Sequence[ScoreSpec] = DEFAULT_SCORES,
-    masks: Mapping[str, Mask] | None = None,
-    target_mask: Mask | None = None,
+    masks: Mapping[str, Given] | None = None,
+    target_mask: Given | None = None,
+    fishers: Mapping[str, Given] | None = None,
+    target_fisher: Given | None = None,
+    target_model: Source | None = None,
     trained_on: Mapping[str, str] | None = None,
     reference: Source | None = None,
     n_labels: int = 64,
@@ -73,12 +67,19 @@ def select(
     experts
         Directories, hub ids or adapters, in order or by name.
     scores
-        Registered transferability scores, each a name or ``(name, options)``; or ``"mask_overlap"``: the
-        share of the target's sparse region that the expert's holds, too (Panigrahi et al., Task-specific
-        skill localization, ICML 2023, section 5), for which nothing is run.
+        Registered transferability scores, each a name or ``(name, options)``; or one of those for which
+        nothing is run. ``"mask_overlap"``: the share of the target's sparse region that the expert's
+        holds, too (Panigrahi et al., Task-specific skill localization, ICML 2023, section 5).
+        ``"task2vec"``: minus the distance of Fisher embeddings; ``"taskemb"``: their likeness tensor by
+        tensor, fused by rank, see `taskloom.choose.task_embedding`. ``"task_vector_cosine"``,
+        ``"sign_agreement"`` and ``"lora_similarity"``: how alike the changes of weights are.
     masks, target_mask
         For ``mask_overlap``: the statistic ``graft`` of every expert by name, and of a model that was
         tuned on the target.
+    fishers, target_fisher
+        For ``task2vec`` and ``taskemb``: the statistic ``fisher`` in their place.
+    target_model
+        For the likeness of weights: a model that was tuned on the target.
     trained_on
         Expert -> the task it was trained on, for scores that look at its examples or its own head; not
         needed where the expert's directory has one head and the task is registered.
@@ -94,21 +95,15 @@ def select(
         A name that is not registered, data or weights that do not fit, or a score that looks at what
         there is not, such as a head.
     PlanError
-        Masks that are missing, or that nobody asked for; a task of no expert.
+        Masks or the like that are missing, or that nobody asked for; a task of no expert.
     """
-    learned = [spec for spec in scores if spec != OVERLAP]
-    if (len(learned) < len(scores)) != (masks is not None and target_mask is not None):
-        raise PlanError(
-            f"the score {OVERLAP} and masks of the experts and of the target go together",
-            hint="Collect masks with: taskloom collect graft; give all of them and the score, or none",
-        )
+    learned = [spec for spec in scores if not (isinstance(spec, str) and spec in TOGETHER)]
+    compared = Compared(masks, target_mask, fishers, target_fisher, target_model)
+    compared.check([spec for spec in scores if isinstance(spec, str)])
     desk = open_desk(base, seed=seed, progress=progress)
     sources, names = by_name_or_order(experts)
     pool = open_pool(desk.reader.encoder.directory, sources, names=names)
     data = load_task(target, seed=seed, n_labels=n_labels, progress=progress)
-    found: dict[str, Ranking] = {}
-    if masks is not None and target_mask is not None:
-        found[OVERLAP] = by_masks(pool.names, masks, target_mask)
     beside = of_pool(
         desk.reader, desk.base, pool, trained_on=trained_on or {}, seed=seed, progress=progress,
         reference=_candidate(reference, pool) if reference is not None else None,
@@ -116,7 +111,12 @@ def select(
     ranked = _by_features(desk, pool, data, learned, beside, progress) if learned else []
     labels = len(data.train.labels) + len(data.validation.labels)
     order = iter(ranked)
-    rankings = tuple(found[OVERLAP] if spec == OVERLAP else next(order) for spec in scores)
+    rankings = tuple(
+        compared.rank(spec, pool, progress)
+        if isinstance(spec, str) and spec in TOGETHER
+        else next(order)
+        for spec in scores
+    )
     return Selection(data.task.name, labels, rankings)
 
 
@@ -145,25 +145,3 @@ def _by_features(
     labels = np.concatenate([data.train.labels, data.validation.labels])
     supplies = beside.supplies(names, data, features) if names else {}
     return rank(features, labels, list(scores), supplies=supplies, progress=progress)
-
-
-def by_masks(names: Sequence[str], masks: Mapping[str, Mask], target: Mask) -> Ranking:
-    """Rank experts by the share of the target's mask that theirs hold.
-
-    Raises
-    ------
-    PlanError
-        An expert without a mask, a mask of nobody, or a statistic of another kind.
-    CheckpointError
-        Masks of other tensors or shapes, or no file.
-    """
-    begun = time.perf_counter()
-    odd = [*(n for n in names if n not in masks), *(n for n in masks if n not in names)]
-    if odd:
-        state = "has no mask" if odd[0] in names else "has a mask and is no expert of the pool"
-        raise PlanError(f"{odd[0]!r} {state}; the pool holds: {', '.join(names)}")
-    key = "the target"
-    opened = {key: open_statistic(target), **{n: open_statistic(masks[n]) for n in names}}
-    nearest = mask_overlap(opened).nearest(key)
-    entries = [Ranked(name, value, place) for place, (name, value) in enumerate(nearest, start=1)]
-    return Ranking(OVERLAP, tuple(entries), time.perf_counter() - begun)
