@@ -89,6 +89,16 @@ def test_merge_in_another_dtype(cli, models, tmp_path):
     assert load_file(tmp_path / "out" / "model.safetensors")["w"].dtype == torch.bfloat16
 
 
+def test_a_seed_is_a_seed_however_it_is_given(cli, models, tmp_path):
+    for name, words in (("a", ["--seed", "5"]), ("b", ["--set", "seed=5"]), ("c", [])):
+        more = ["--method", "dare_linear", "--set", "p=0.5", "-o", tmp_path / name, *words]
+        assert cli(*merge_words(models, *more, "--explain")).status == 0
+        assert cli(*merge_words(models, *more)).status == 0
+    a, b, c = (load_file(tmp_path / name / "model.safetensors")["w"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
 def test_merge_replaces_only_by_force(cli, models, tmp_path):
     words = merge_words(models, "--method", "average", "-o", tmp_path / "out")
     assert cli(*words).status == 0
@@ -105,6 +115,9 @@ def test_merge_replaces_only_by_force(cli, models, tmp_path):
         (["--method", "ties", "--set", "densty=1"], 2, "did you mean 'density'?"),
         (["--method", "ties", "--set", "density=2"], 2, "less than or equal to 1"),
         (["--method", "ties", "--set", "density"], 2, "OPTION=VALUE"),
+        (["--method", "ties", "--set", "dtype=float32"], 2, "no method has an option 'dtype'"),
+        (["--method", "dare_ties", "--set", "seed=1", "--seed", "1"], 2, "given twice"),
+        (["--method", "dare_ties", "--set", "seed=x"], 2, "expected a whole number, found 'x'"),
         (["--method", "ties", "--dtype", "int8"], 2, "'int8' is not one of"),
         (["--method", "ties", "--expert", "/nowhere/at/all"], 3, "/nowhere/at/all"),
     ],

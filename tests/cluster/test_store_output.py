@@ -142,33 +142,64 @@ def test_inputs_and_output_in_a_store(models, store, wanted, monkeypatch):
         assert found[name] == wanted[name]
 
 
-KILLED = """
-import os, signal, sys
+NURSERY = """
+import json, os, signal, sys, tempfile
+import fsspec, torch
+import taskloom.merging.engine, taskloom.merging.target_store
 from taskloom import merge_files
 count = 0
-def progress(label, done, total):
-    global count
-    count += 1
-    if count == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-folder = sys.argv[2]
-merge_files(f"{folder}/base", [f"{folder}/a", f"{folder}/b"], "ties", sys.argv[3], threads=1,
-            max_shard_bytes=1500, density=0.5, scope="model", progress=progress,
-            workers=int(sys.argv[4]), overwrite=len(sys.argv) > 5)
+def merge(at, folder, url, workers, overwrite, environment):
+    os.environ.update(environment)
+    tempfile.tempdir = None
+    def progress(label, done, total):
+        global count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    merge_files(f"{folder}/base", [f"{folder}/a", f"{folder}/b"], "ties", url, threads=1,
+                max_shard_bytes=1500, density=0.5, scope="model", progress=progress,
+                workers=workers, overwrite=overwrite)
+with tempfile.TemporaryDirectory() as out:  # so that the kernels are there
+    merge(0, sys.argv[1], f"{out}/out", 1, False, {})
+count = 0
+for line in sys.stdin:
+    process = os.fork()
+    if not process:
+        merge(**json.loads(line))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
 
-def killed(models, tmp_path, at=0, workers=1, *more):
-    path = package(tmp_path / f"site{at}")
-    environment = os.environ | {"PYTHONPATH": str(path), "TMPDIR": tempfile.gettempdir()}
-    words = [sys.executable, "-c", KILLED, str(at), str(models), URL, str(workers), *more]
-    found = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    assert found.returncode == -signal.SIGKILL, found.stderr
+@pytest.fixture(scope="module")
+def nursery(models, tmp_path_factory):
+    """A process that has everything loaded, and forks one that merges for every line it is given."""
+    environment = os.environ | {"PYTHONPATH": str(package(tmp_path_factory.mktemp("nursery") / "site"))}
+    words = [sys.executable, "-c", NURSERY, str(models)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=environment, stdin=pipe, stdout=pipe, text=True) as found:
+        yield found
+        found.stdin.close()
+
+
+@pytest.fixture
+def killed(nursery, models, store):
+    """Merge in a process that is killed at a tick of its progress, or by a fault of the store."""
+
+    def call(at=0, workers=1, *, overwrite=False):
+        names = ("FSSPEC_BUCKET_ROOT", "TASKLOOM_CACHE")
+        environment = {name: os.environ[name] for name in names} | {"TMPDIR": tempfile.gettempdir()}
+        asked = {"at": at, "folder": str(models), "url": URL, "workers": workers}
+        asked |= {"overwrite": overwrite, "environment": environment}
+        print(json.dumps(asked), file=nursery.stdin, flush=True)
+        assert int(nursery.stdout.readline()) == -signal.SIGKILL
+
+    return call
 
 
 @pytest.mark.parametrize(("at", "workers"), [(2, 1), (15, 1), (16, 2)])
-def test_killed_and_continued(models, store, wanted, tmp_path, at, workers):
-    killed(models, tmp_path, at, workers)
+def test_killed_and_continued(models, store, wanted, killed, at, workers):
+    killed(at, workers)
     assert store.below("b/deep/out") == {}
     done = journal(store)["shards"]
     assert len(done) == {2: 0, 15: 2, 16: 3}[at]
@@ -188,11 +219,11 @@ def test_killed_and_continued(models, store, wanted, tmp_path, at, workers):
         ("put", "index"),
     ],
 )
-def test_killed_while_the_new_takes_the_place_of_the_old(models, store, wanted, tmp_path, word, name):
+def test_killed_while_the_new_takes_the_place_of_the_old(models, store, wanted, killed, word, name):
     merged(models, URL, density=0.9)
     old = store.below("b/deep/out")
     store.fault("kill", word, name)
-    killed(models, tmp_path, 0, 1, "--force")
+    killed(overwrite=True)
     found = store.below("b/deep/out")
     assert found != old
     assert not loads(URL), "neither the old nor the new"
@@ -202,10 +233,10 @@ def test_killed_while_the_new_takes_the_place_of_the_old(models, store, wanted, 
     assert store.below("b/deep/out.partial") == {}
 
 
-def test_killed_when_all_was_done(models, store, wanted, tmp_path):
+def test_killed_when_all_was_done(models, store, wanted, killed):
     """What was in place is whole and is not touched; what is left beside it does not matter."""
     store.fault("kill", "remove", "out.partial/journal")
-    killed(models, tmp_path)
+    killed()
     compare(store.below("b/deep/out"), wanted)
     with pytest.raises(OutputError, match="exists and is not empty"):
         merged(models, URL)
@@ -214,9 +245,9 @@ def test_killed_when_all_was_done(models, store, wanted, tmp_path):
     assert store.below("b/deep/out.partial") == {}
 
 
-def test_thrown_away_in_the_middle_of_an_exchange(models, store, wanted, tmp_path):
+def test_thrown_away_in_the_middle_of_an_exchange(models, store, wanted, killed):
     store.fault("kill", "copy", "out/model-00003")
-    killed(models, tmp_path)
+    killed()
     with pytest.raises(OutputError, match="another recipe"):
         merged(models, URL, density=0.4)
     with pytest.raises(OutputError, match="exists and is not empty"):
@@ -310,8 +341,8 @@ def test_an_object_that_did_not_arrive_whole(models, store, monkeypatch):
     assert set(journal(store)["shards"]) == {"model-00001-of-00006.safetensors"}
 
 
-def test_a_shard_that_somebody_removed_is_made_again(models, store, wanted, tmp_path):
-    killed(models, tmp_path, 16)
+def test_a_shard_that_somebody_removed_is_made_again(models, store, wanted, killed):
+    killed(16)
     store.fs.rm("b/deep/out.partial/model/model-00001-of-00006.safetensors")
     merged(models, URL)
     compare(store.below("b/deep/out"), wanted)
@@ -492,9 +523,9 @@ def test_temporary_files_without_room(models, store, monkeypatch):
     assert store.objects == {}
 
 
-def test_scratch_of_the_dead_is_removed(models, store, tmp_path):
+def test_scratch_of_the_dead_is_removed(models, store, killed, tmp_path):
     """A process that is killed while it writes a shard leaves it; the next one clears it away."""
-    killed(models, tmp_path, 14)
+    killed(14)
     left = list((tmp_path / "scratch").iterdir())
     assert left
     (tmp_path / "scratch" / "mine").mkdir()

@@ -31,7 +31,7 @@ def test_missing_base():
     [((3, 3), "exactly 3"), ((3, None), "at least 3"), ((3, 5), "3 to 5"), ((1, 1), "exactly 1")],
 )
 def test_wrong_number_of_experts(limits, said):
-    with pytest.raises(PlanError, match=rf"defined for {said} experts, but the pool has 2 \(e0, e1\)"):
+    with pytest.raises(PlanError, match=rf"defined for {said} experts?, but the pool has 2 \(e0, e1\)"):
         plan_merge(pool(flat(1), flat(2)), chain(total(), space="weight", experts=limits))
 
 

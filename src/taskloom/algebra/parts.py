@@ -67,7 +67,7 @@ def consensus(least: int = 2) -> Step:
         raise ValueError(f"least is a number of tasks and must not be negative, not {least!r}")
 
     def apply(stack: Stack, _: Any) -> Stack:
-        shared, factors = _parts(stack)
+        shared, factors = _parts(stack, "consensus")
         count = (factors.detach() != 0).sum(0, keepdim=True)
         return stack.with_values(shared * (count >= least))
 
@@ -81,7 +81,7 @@ def take(task: str | None = None) -> Step:
     """
 
     def apply(stack: Stack, _: Any) -> Stack:
-        shared, factors = _parts(stack)
+        shared, factors = _parts(stack, "take")
         if task is None:
             return stack.with_values(shared)
         if task not in stack.experts:
@@ -97,10 +97,10 @@ def take(task: str | None = None) -> Step:
     return Step("take(shared)" if task is None else f"take({task})", apply, op=Op("take", task=task))
 
 
-def _parts(stack: Stack) -> tuple[Tensor, Tensor]:
+def _parts(stack: Stack, step: str) -> tuple[Tensor, Tensor]:
     if len(stack.values) != 1 + len(stack.experts):
         raise PlanError(
-            f"a step needs a shared vector and a mask for each of {len(stack.experts)} experts, but "
+            f"{step} needs a shared vector and a mask for each of {len(stack.experts)} experts, but "
             f"found {len(stack.values)} rows",
             hint="Put tall_masks or elect_largest before it",
         )

@@ -10,6 +10,7 @@ import click
 import taskloom
 from taskloom.cli import options, output
 from taskloom.cli.listen import listening
+from taskloom.errors import PlanError
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +156,13 @@ def command(
     --threads, --workers and --slice-size.
     """
     options.check_device(device, workers, ray)
-    values = options.parsed(settings)
+    values = options.method_options(settings, taskloom.merge_files)
+    if "seed" in values:
+        if seed is not None:
+            raise click.UsageError("the seed is given twice, by --seed and by --set seed")
+        seed = values.pop("seed")
+        if type(seed) is not int:
+            raise PlanError(f"--set seed: expected a whole number, found {seed!r}", hint="Write seed=1")
     sources, names = options.named(experts)
     if as_adapter and statistics:
         raise click.UsageError("--statistic does not go with --as-adapter, which takes linear methods")
@@ -257,7 +264,7 @@ def command(
         output.print_json(report)
         return
     click.echo(
-        f"{report.path}: {method} of {len(sources)} experts ({report.composition}); "
+        f"{report.path}: {method} of {output.experts(len(sources))} ({report.composition}); "
         f"{report.reads} reads, {report.bytes_read / 1e6:.1f} MB read, {report.seconds:.1f} s, "
         f"peak memory {report.peak_memory_bytes / 1e6:.0f} MB"
         f"{f'; {amend.note}' if amend is not None else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -195,6 +196,26 @@ def parsed(settings: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             reason = getattr(error, "problem", None) or "malformed"
             raise PlanError(f"--set {option}: the value {value!r} is not YAML: {reason}") from None
+    return found
+
+
+def method_options(settings: Sequence[str], call: Callable[..., Any]) -> dict[str, Any]:
+    """Read the options of a method as `parsed` does, and refuse what the call itself takes.
+
+    The seed excepted, which may be given as an option of the methods that have one.
+
+    Raises
+    ------
+    PlanError
+        As `parsed`; a name that is no option of any method.
+    """
+    found = parsed(settings)
+    for name in found:
+        if name in inspect.signature(call).parameters and name != "seed":
+            raise PlanError(
+                f"--set {name}: no method has an option {name!r}",
+                hint="See 'taskloom methods merge' for options, and --help for everything else",
+            )
     return found
 
 

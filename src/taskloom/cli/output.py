@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 WIDE = 160
 
 
+def experts(count: int) -> str:
+    """Return a number of experts in words.
+
+    >>> experts(1), experts(2)
+    ('1 expert', '2 experts')
+    """
+    return f"{count} expert{'' if count == 1 else 's'}"
+
+
 def plain(value: Any) -> Any:
     """Turn models, dataclasses, paths and arrays into JSON types; NaN and infinity become null.
 

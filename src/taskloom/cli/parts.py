@@ -62,7 +62,7 @@ def command(
             allow_pickle=allow_pickle,
             threads=threads,
             progress=progress,
-            **options.parsed(settings),
+            **options.method_options(settings, taskloom.merge_parts),
         )
     if as_json:
         output.print_json(report)
@@ -70,7 +70,7 @@ def command(
     base_too = f", with the base {report.bytes_stored / 1e6:.1f} MB" if report.bytes_base else ""
     lost = f"; relative error {max(report.errors.values()):.2g} at most" if report.errors else ""
     click.echo(
-        f"{report.path}: {method} of {len(sources)} experts ({report.composition}){lost}; "
+        f"{report.path}: {method} of {output.experts(len(sources))} ({report.composition}){lost}; "
         f"{(report.bytes_shared + report.bytes_tasks) / 1e6:.1f} MB{base_too}, "
         f"against {report.bytes_full / 1e6:.1f} MB of experts "
         f"({report.share:.0%}); {report.seconds:.1f} s"

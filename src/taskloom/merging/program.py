@@ -210,7 +210,8 @@ def check_chain(chain: Chain, names: tuple[str, ...], *, has_base: bool) -> None
     if count < low or (high is not None and count > high):
         wanted = f"exactly {low}" if low == high else f"{low} to {high}" if high else f"at least {low}"
         raise PlanError(
-            f"{chain} is defined for {wanted} experts, but the pool has {count} ({', '.join(names)})",
+            f"{chain} is defined for {wanted} expert{'' if wanted.endswith(' 1') else 's'}, but the "
+            f"pool has {count} ({', '.join(names)})",
             hint="Change the pool or take another method",
         )
     if chain.space == "delta" and not has_base:

@@ -17,7 +17,7 @@ def test_the_rule_restated(t):
 
 
 def test_one_expert_only_and_t_not_negative():
-    with pytest.raises(PlanError, match="exactly 1 experts"):
+    with pytest.raises(PlanError, match="exactly 1 expert,"):
         merged("nearswap", experts=(THETA1, THETA2))
     with pytest.raises(PlanError, match="'t' is -1"):
         merged("nearswap", experts=(THETA1,), t=-1)
