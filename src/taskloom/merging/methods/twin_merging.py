@@ -23,7 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
     needs=("base", "experts"),
     partly={
         "Twin-Merging": "the shared expert, the compressed exclusive parts and the bytes they take are "
-        "there; the router that mixes them per input is not"
+        "here, the router is the module twin_router"
     },
 )
 def twin_merging(
@@ -46,8 +46,8 @@ def twin_merging(
     out, which stay each expert's own; here tensors with fewer than two dimensions are each expert's
     own, as are those that ``skip`` names a part of, and matrices whose factors would take no less room.
     Kernels of convolutions are matrices here (first dimension by the rest), for which released code has
-    no rule. Its configuration has a scale of 0.29. The mixing per input by a router is not part of this
-    method.
+    no rule. Its configuration has a scale of 0.29. The small module ``twin_router`` mixes
+    the parts for every input.
 
     ``taskloom.merge_parts`` keeps the shared model and the exclusive parts of all tasks in one folder.
 
@@ -62,7 +62,7 @@ def twin_merging(
 
     When not
     --------
-    One model for all tasks; inputs of unknown task, as there is no router here.
+    One model for all tasks; inputs of unknown task, for which there is the module ``twin_router``.
     """
     shared = chain(total(), scaled(scale))
     if task is None:

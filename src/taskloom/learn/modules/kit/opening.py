@@ -119,7 +119,19 @@ class TaskModel(nn.Module):
 
     @contextmanager
     def on(self, task: str | None = None) -> Iterator[nn.Module]:
-        """Have the module of a task in force within the block; gives the model."""
+        """Have the module of a task in force within the block; gives the model.
+
+        Raises
+        ------
+        PlanError
+            As `forward`; and for a module that runs the model anew for every input.
+        """
+        if self._plug.call is not None:
+            raise PlanError(
+                f"the module {self.fitted.kind!r} runs the model anew for every input, and cannot be in "
+                "force while something else calls it",
+                hint="Call the opened module itself",
+            )
         edits = [
             replace(edit, place=find_place(self.model, edit.place))
             for edit in self._plug.edits(self._known(task))

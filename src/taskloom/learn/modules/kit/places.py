@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 from torch import nn
 
@@ -69,10 +70,9 @@ def find_place(model: nn.Module, place: str) -> str:
         There is no such place.
     """
     names = {name for name, _ in model.named_modules()}
-    inner = str(getattr(model, "base_model_prefix", ""))
-    for candidate in (place, f"{inner}.{place}", place.removeprefix(f"{inner}.")):
-        if candidate in names:
-            return candidate
+    found = _within(model, names, place)
+    if found is not None:
+        return found
     guess = nearest(place, names)
     raise PlanError(
         f"the module was fitted at {place!r}, which {type(model).__name__} does not have",
@@ -80,6 +80,30 @@ def find_place(model: nn.Module, place: str) -> str:
         if guess
         else "Give a model of the same kind",
     )
+
+
+def find_tensor(model: nn.Module, names: Container[str], name: str) -> str:
+    """Return what a tensor is called in a model that may lie inside another, or have lain in one.
+
+    Raises
+    ------
+    PlanError
+        There is no such tensor.
+    """
+    found = _within(model, names, name)
+    if found is None:
+        raise PlanError(
+            f"the module was fitted on a model with the tensor {name!r}, which "
+            f"{type(model).__name__} does not have",
+            hint="Give a model of the same kind",
+        )
+    return found
+
+
+def _within(model: nn.Module, names: Container[str], name: str) -> str | None:
+    inner = str(getattr(model, "base_model_prefix", ""))
+    tried = (name, f"{inner}.{name}", name.removeprefix(f"{inner}."))
+    return next((each for each in tried if each in names), None)
 
 
 def is_linear(module: nn.Module) -> bool:
