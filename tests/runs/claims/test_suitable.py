@@ -16,7 +16,11 @@ def names(have, experts, **more):
 
 def test_what_is_needed_follows_from_the_registry():
     found = {entry.name: data_needed(entry) for entry in registry.entries("merge")}
-    assert {name for name, need in found.items() if need == "unlabeled"} == {"coefficients", "fisher", "regmean"}
+    assert {name for name, need in found.items() if need == "unlabeled"} == {
+        "coefficients",
+        "fisher",
+        "regmean",
+    }
     assert {name for name, need in found.items() if need == "labels"} == {
         "graft",
         "greedy_soup",
