@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: where the project keeps its measurements, and the page and picture that are made of them
 RESULTS = Path("benchmarks") / "results" / "claims.json"
+SOUPS = Path("benchmarks") / "results" / "soups.json"
 PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
 
 
@@ -23,7 +24,7 @@ PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
     "bench",
     example="taskloom bench claims --suite text --seed 0 --experts full --count 8",
 )
-@click.argument("what", metavar="claims", type=click.Choice(["claims"]))
+@click.argument("what", metavar="claims|soups", type=click.Choice(["claims", "soups"]))
 @click.option(
     "--suite",
     "suites",
@@ -52,9 +53,7 @@ PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
     "--output",
     "output_path",
     type=click.Path(path_type=Path),
-    default=RESULTS,
-    show_default=True,
-    help="The results file; rows that are there are not measured again.",
+    help=f"The results file; rows that are there are not measured again. Else {RESULTS}, or {SOUPS}.",
 )
 @click.option(
     "--train-only", is_flag=True, help="Train experts and collect their statistics; measure nothing."
@@ -72,15 +71,22 @@ def command(
     kinds: tuple[Any, ...],
     methods: tuple[str, ...],
     counts: tuple[int, ...],
-    output_path: Path,
+    output_path: Path | None,
     train_only: bool,
     render: bool,
     as_json: bool,
 ) -> None:
     """Measure every merging method on suites of tasks, row by row into one file.
 
-    Experts are trained once and kept in the cache. An interrupted measurement goes on where it was.
+    soups: several fine-tunes of one task, and snapshots of one run, merged by the methods that are meant
+    for them. Experts are trained once and kept in the cache. An interrupted measurement goes on.
     """
+    if what == "soups":
+        if kinds or counts or train_only or render:
+            raise click.UsageError("--experts, --count, --train-only and --render go with claims")
+        _soups(suites or ("text_soups",), seeds, methods, output_path or SOUPS, as_json)
+        return
+    output_path = output_path or RESULTS
     if render and train_only:
         raise click.UsageError("--render measures nothing and --train-only renders nothing: give one")
     if render:
@@ -95,6 +101,27 @@ def command(
             return
         found = claims(suites or None, wanted, output=output_path, progress=progress)
     _tell(found, output_path, as_json)
+
+
+def _soups(
+    suites: tuple[str, ...],
+    seeds: tuple[int, ...],
+    methods: tuple[str, ...],
+    path: Path,
+    as_json: bool,
+) -> None:
+    from taskloom.runs.claims.soups import soups, verdicts
+
+    with listening() as progress:
+        found = soups(
+            suites, seeds=seeds or None, methods=methods or None, output=path, progress=progress
+        )
+    if as_json:
+        output.print_json({"output": path, "rows": len(found.rows), "verdicts": verdicts(found)})
+        return
+    _tell(found, path, as_json)
+    rows = [[method, each.word, each.why] for method, each in verdicts(found).items()]
+    output.print_table("What papers claim of soups", ["method", "here", "why"], rows)
 
 
 def _render(results: Path, as_json: bool) -> None:

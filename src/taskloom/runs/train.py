@@ -83,13 +83,23 @@ def train(
     return replace(trained, directory=Path(output))
 
 
-def tune(reader: Reader, head: Head, data: TaskData, options: TrainOptions) -> TrainedExpert:
-    """Train an expert of the reader's base in the cache, or find it there."""
+def tune(
+    reader: Reader,
+    head: Head,
+    data: TaskData,
+    options: TrainOptions,
+    *,
+    start: Path | None = None,
+) -> TrainedExpert:
+    """Train an expert of the reader's base in the cache, or find it there.
+
+    ``start`` is a model of that base that training goes on from.
+    """
     if options.max_length is None:
         options = options.model_copy(update={"max_length": reader.options.max_length})
     used = [need for need in get("train", options.method).needs if need == "peft"]
     return train_expert(
-        reader.encoder.directory,
+        start or reader.encoder.directory,
         head,
         (data.train.inputs, data.train.labels),
         (data.validation.inputs, data.validation.labels),
