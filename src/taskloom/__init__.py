@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from taskloom.runs.demo import demo as demo
     from taskloom.runs.edit import edit as edit
     from taskloom.runs.evaluate import evaluate as evaluate
+    from taskloom.runs.loops.api import loop as loop
+    from taskloom.runs.loops.contributor import contribute as contribute
+    from taskloom.runs.loops.federation import fuse as fuse
     from taskloom.runs.pipeline import run as run
     from taskloom.runs.select import select as select
     from taskloom.runs.show import report as report
@@ -51,6 +54,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "batch_norm_of": ("taskloom.runs.batchnorm", "batch_norm_of"),
     "claims": ("taskloom.runs.claims.run", "claims"),
     "collect": ("taskloom.runs.collect", "collect"),
+    "contribute": ("taskloom.runs.loops.contributor", "contribute"),
     "demo": ("taskloom.runs.demo", "demo"),
     "diff": ("taskloom.choose.diff.api", "diff"),
     "edit": ("taskloom.runs.edit", "edit"),
@@ -58,7 +62,9 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "extract": ("taskloom.merging.extract", "extract"),
     "explain": ("taskloom.merging.explain", "explain"),
     "fit_module": ("taskloom.learn.modules.kit.opening", "fit_module"),
+    "fuse": ("taskloom.runs.loops.federation", "fuse"),
     "greedy_soup": ("taskloom.merging.soup", "greedy_soup"),
+    "loop": ("taskloom.runs.loops.api", "loop"),
     "merge": ("taskloom.merging.api", "merge"),
     "merge_adapters": ("taskloom.merging.lowrank", "merge_adapters"),
     "merge_files": ("taskloom.merging.api", "merge_files"),
@@ -84,6 +90,7 @@ __all__ = [
     "batch_norm_of",
     "claims",
     "collect",
+    "contribute",
     "demo",
     "diff",
     "edit",
@@ -91,7 +98,9 @@ __all__ = [
     "explain",
     "extract",
     "fit_module",
+    "fuse",
     "greedy_soup",
+    "loop",
     "merge",
     "merge_adapters",
     "merge_files",

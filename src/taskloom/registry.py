@@ -47,6 +47,7 @@ ROOMS: dict[str, str] = {
     "module": "taskloom.learn.modules",
     "fit": "taskloom.learn.fits",
     "objective": "taskloom.learn.objectives",
+    "loop": "taskloom.runs.loops",
 }
 #: what a reader calls a member of the family, for messages
 KINDS: dict[str, str] = {
@@ -60,6 +61,7 @@ KINDS: dict[str, str] = {
     "module": "small module",
     "fit": "fitting method",
     "objective": "objective",
+    "loop": "training loop",
 }
 
 

@@ -148,7 +148,13 @@ def test_every_public_name_resolves():
 
 
 def test_every_verb_is_a_call_of_the_library():
-    calls = {"bench": "claims", "eval": "evaluate", "parts": "merge_parts", "restore": "restore_task"}
+    calls = {
+        "bench": "claims",
+        "cold": "fuse",
+        "eval": "evaluate",
+        "parts": "merge_parts",
+        "restore": "restore_task",
+    }
     assert {calls.get(verb, verb) for verb in VERBS} <= set(taskloom.__all__)
 
 

@@ -96,7 +96,7 @@ def run(
         state.before = evaluate(job, 0)
     progress(label, state.step, total)
     while state.step < total:
-        state.losses.append(_step(job, optimizer, plan.at(state.step), state.step, total))
+        state.losses.append(take_step(job, optimizer, plan.at(state.step), state.step, total))
         state.step += 1
         state.seconds = time.perf_counter() - started
         if state.step % every == 0 or state.step == total:
@@ -152,9 +152,16 @@ def _logits(job: Job, rows: NDArray[np.int64], split: Split) -> Tensor:
     return linear(features, job.weight, job.bias)
 
 
-def _step(
+def take_step(
     job: Job, optimizer: torch.optim.Optimizer, rows: NDArray[np.int64], step: int, total: int
 ) -> float:
+    """Take step ``step`` of ``total``, from 0, on the training examples ``rows``; return the loss.
+
+    Raises
+    ------
+    NumericalError
+        As `run`.
+    """
     options = job.options
     for group in optimizer.param_groups:
         group["lr"] = job.learning_rate * schedule(step, total, options.warmup)

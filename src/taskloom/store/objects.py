@@ -102,6 +102,10 @@ class Objects:
 
         return self._ask(name, look)
 
+    def get(self, name: str, local: Path) -> None:
+        """Copy an object into a file."""
+        self._ask(name, lambda filesystem, path: filesystem.get_file(path, str(local)))
+
     def sizes(self) -> dict[str, int]:
         """Return the bytes of every object below the address; an object at the address itself is ''."""
 

@@ -1,0 +1,1 @@
+"""Training loops that merge: one file per published method, discovered by the registry."""
