@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ from taskloom.learn.modules.kit.hooks import Edit, Pass, attached, token_mean
 from taskloom.learn.modules.kit.places import blocks_of, find_place, find_tensor
 from taskloom.learn.modules.kit.plug import Plug
 from taskloom.learn.modules.kit.sources import batches_of, keyed, teacher_of, weights_for
-from taskloom.learn.probe import Batch, Weights
+from taskloom.learn.probe import Batch, Probe, Weights
 from taskloom.learn.problem import Problem
 from taskloom.registry import register
 from taskloom.store.checkpoint import Checkpoint
@@ -252,6 +252,29 @@ class Routed:
             if state[name].is_floating_point():
                 found[name] = self._parts.added(stored, state[name].cpu(), weights)
         return found
+
+    def rows(
+        self, probe: Probe, weights: Weights, inputs: Any
+    ) -> Iterator[tuple[Any, dict[str, Tensor]]]:
+        """Yield the inputs one by one, with the weights of each by stored name."""
+        seen: list[Tensor] = []
+        place = find_place(probe.module, self._at)
+        with torch.no_grad():
+            edited_logits(probe, weights, inputs, [_record(place, seen)])
+            shares = torch.softmax(self._router(seen[0]), 1)
+        for number, row in enumerate(shares):
+            one = (
+                {name: _taken(value, number, len(shares)) for name, value in inputs.items()}
+                if isinstance(inputs, Mapping)
+                else _taken(inputs, number, len(shares))
+            )
+            yield (
+                one,
+                {
+                    name: self._parts.added(name, tensor, row) if tensor.is_floating_point() else tensor
+                    for name, tensor in weights.items()
+                },
+            )
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Run every input through weights of its own; outputs are joined."""

@@ -78,6 +78,12 @@ def fit_module(name: str, on: Problem, merged: Source | None = None, **options: 
         raise
 
 
+def plug_of(fitted: FittedModule) -> Plug:
+    """Return a module, ready for a model; every file of a kind of module has a ``plug``."""
+    found: Plug = sys.modules[get("module", fitted.kind).function.__module__].plug(fitted)
+    return found
+
+
 class TaskModel(nn.Module):
     """A model with a fitted module in force while it runs; the model itself is not changed.
 
@@ -98,7 +104,7 @@ class TaskModel(nn.Module):
         super().__init__()
         self.model = model
         self.fitted = fitted
-        self._plug: Plug = sys.modules[get("module", fitted.kind).function.__module__].plug(fitted)
+        self._plug = plug_of(fitted)
         self.tasks = self._plug.tasks
         for task in self.tasks:
             for edit in self._plug.edits(task):

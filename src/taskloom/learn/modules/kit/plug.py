@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from taskloom.learn.modules.kit.ending import Top
 from taskloom.learn.modules.kit.hooks import Edit
+from taskloom.learn.probe import Probe, Weights
 
 
 class Caller(Protocol):
@@ -17,6 +18,20 @@ class Caller(Protocol):
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Return the model's output."""
+        ...
+
+    def rows(
+        self, probe: Probe, weights: Weights, inputs: Any
+    ) -> Iterator[tuple[Any, dict[str, Tensor]]]:
+        """Yield the inputs one by one with the weights each is to be run with."""
+        ...
+
+
+class Corrector(Protocol):
+    """Corrects pooled features for a task."""
+
+    def __call__(self, z: Tensor, task: str) -> Tensor:
+        """Return the features as the head is to see them."""
         ...
 
 
@@ -42,7 +57,7 @@ class Plug:
 
     tasks: tuple[str, ...]
     edits: Callable[[str], Sequence[Edit]] = lambda task: ()
-    features: Callable[[Tensor, str], Tensor] | None = None
+    features: Corrector | None = None
     top: Callable[[str], Top] | None = None
     call: Caller | None = None
     shared: bool = False
