@@ -57,6 +57,7 @@ def test_what_has_no_rule_for_the_pool_says_so_in_one_sentence_without_paths(fin
     assert failed == {
         "copa_merging": "copa_merging merges the factors of LoRA adapters, and these are full "
         "fine-tunes",
+        "lorahub": "lorahub merges the factors of LoRA adapters, and these are full fine-tunes",
         "nearswap": "nearswap is defined for 1 expert, and this pool has 2",
         "task_analogy": "task_analogy is defined for 3 experts, and this pool has 2",
     }

@@ -24,6 +24,7 @@ def test_what_is_needed_follows_from_the_registry():
     assert {name for name, need in found.items() if need == "labels"} == {
         "graft",
         "greedy_soup",
+        "lorahub",
         "rewarded_soup",
         "sens_merging",
     }
@@ -47,7 +48,7 @@ def test_more_data_and_parts_only_add(experts, parts):
 
 
 def test_adapters_only_methods_are_for_adapters():
-    assert names("labels", "lora") - names("labels", "full") == {"copa_merging"}
+    assert names("labels", "lora") - names("labels", "full") == {"copa_merging", "lorahub"}
     assert names("labels", "full") <= names("labels", "lora")
 
 
