@@ -10,7 +10,14 @@ from taskloom.choose.classes import class_sums
 from taskloom.registry import register
 
 
-@register("score", paper="Bao et al., ICIP 2019; shrinkage: Ibrahim et al., 2021 (2110.06893)")
+@register(
+    "score",
+    paper="Bao et al., ICIP 2019; shrinkage: Ibrahim et al., 2021 (2110.06893)",
+    partly={
+        "PLM transferability estimation survey": "the scores, their seconds and rank correlations; the "
+        "truth that runs correlate with is the accuracy of heads on frozen features, not of fine-tuning"
+    },
+)
 def h_score(features: ArrayLike, labels: ArrayLike, *, regularised: bool = False) -> float:
     """Trace of the inverse feature covariance times the between-class covariance; higher is better.
 

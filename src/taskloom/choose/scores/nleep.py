@@ -44,8 +44,8 @@ def nleep(
     ratio
         Components of the mixture for each class; there must be as many examples as components.
     covariance
-        Of a component. ``"full"`` is what released code uses, and with hundreds of components and
-        dimensions takes hours; ``"diag"`` takes seconds.
+        Of a component. ``"full"`` is what released code uses; its cost grows with the square of the
+        principal components, that of ``"diag"`` with their number.
     logarithm
         As for ``leep``.
     seed

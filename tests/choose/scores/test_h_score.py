@@ -1,0 +1,49 @@
+"""H-score: how its directions are found; golden values and invariances are in test_scores.py."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+from taskloom.choose.scores import h_score
+
+module = importlib.import_module("taskloom.choose.scores.h_score")
+
+
+def clouds(seed=0, n=60, d=6, classes=3):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    return rng.normal(size=(n, d)) + rng.normal(size=(classes, d))[labels], labels
+
+
+def test_gram_matrix_and_singular_values_agree():
+    features, labels = clouds()
+    centred = features - features.mean(0)
+    u, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    sums = np.stack([u[labels == c].sum(0) for c in range(3)])
+    counts = np.bincount(labels)
+    found, along = module._directions(centred, labels, counts)
+    np.testing.assert_allclose(np.sort(found)[::-1], singular, rtol=1e-9)
+    np.testing.assert_allclose(
+        np.sort((along**2).sum(0)), np.sort((sums**2).sum(0)), rtol=1e-7, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("spread", [1e2, 1e6, 1e9])
+def test_ill_conditioned_features_score_the_same(spread):
+    """The plain score does not change with the unit of a feature, however small."""
+    features, labels = clouds()
+    scaled = features * np.geomspace(1, 1 / spread, features.shape[1])
+    assert h_score(scaled, labels) == pytest.approx(h_score(features, labels), rel=1e-5)
+
+
+def test_a_repeated_column_changes_nothing():
+    features, labels = clouds()
+    twice = np.hstack([features, features[:, :2]])
+    assert h_score(twice, labels) == pytest.approx(h_score(features, labels), rel=1e-8)
+
+
+def test_one_column():
+    features, labels = clouds(d=1)
+    means = np.array([features[labels == c].mean() for c in labels])
+    assert h_score(features, labels) == pytest.approx(means.var() / features.var())
