@@ -27,6 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -190,9 +191,31 @@ def entries(family: str | None = None) -> list[Entry]:
     return sorted(found, key=lambda e: (list(ROOMS).index(e.family), e.name))
 
 
+def _look_into(family: str, name: str) -> None:
+    """Import the module of that name, or of its first words (``dare`` of ``dare_ties``), if any.
+
+    That is where most names are; importing a whole room takes longer than many a merge.
+    """
+    words = name.split("_")
+    for count in range(len(words), 0, -1):
+        module = f"{ROOMS[family]}.{'_'.join(words[:count])}"
+        try:
+            found = name.isidentifier() and find_spec(module) is not None
+        except ModuleNotFoundError as error:
+            if error.name and ROOMS[family].startswith(error.name):
+                return
+            raise
+        if found:
+            importlib.import_module(module)
+            return
+
+
 def get(family: str, name: str) -> Entry:
     """Return the entry, or raise `UnknownName` with the nearest registered name."""
-    _discover(family)
+    if (family, name) not in _TABLE:
+        _look_into(family, name)
+    if (family, name) not in _TABLE:
+        _discover(family)
     entry = _TABLE.get((family, name))
     if entry is None:
         raise UnknownName(KINDS[family], name, [e.name for e in entries(family)])

@@ -12,9 +12,9 @@ from taskloom.algebra.spectral import one_thread
 from taskloom.algebra.twin import rows_of, sides
 from taskloom.errors import CheckpointError
 from taskloom.lazy import Tensor, torch
+from taskloom.merging.by_range import digest_of, read_rows
 from taskloom.merging.exclusive import BITS, LEFT, RIGHT, VALUES
 from taskloom.store.checkpoint import TensorInfo
-from taskloom.store.digest import combine_digests, tensor_digest
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
 #: how many bits of a byte are set
@@ -94,14 +94,7 @@ class ExclusiveTask:
 
     def read(self, name: str, rows: slice | None = None) -> Tensor:
         """Return a tensor, or rows of it, in its dtype."""
-        info = self.tensors[name]
-        if rows is None:
-            return self.read_range(name, 0, info.numel).reshape(info.shape)
-        first, last, _ = rows.indices(info.shape[0])
-        row = info.numel // info.shape[0] if info.shape[0] else 0
-        count = max(0, last - first)
-        found = self.read_range(name, first * row, (first + count) * row)
-        return found.reshape(count, *info.shape[1:])
+        return read_rows(name, self.tensors[name], rows, self.read_range)
 
     def read_range(self, name: str, start: int, stop: int) -> Tensor:
         """Return elements ``start`` to ``stop`` of the flattened tensor."""
@@ -144,6 +137,4 @@ class ExclusiveTask:
 
     def digest(self) -> str:
         """SHA-256 over names, shapes, dtypes and bytes of the task's model."""
-        return combine_digests(
-            (name, info, tensor_digest(self.read(name))) for name, info in self.tensors.items()
-        )
+        return digest_of(self)

@@ -16,6 +16,7 @@ import numpy as np
 from taskloom.errors import CheckpointError, IntegrityError, PlanError, nearest
 from taskloom.lazy import Tensor, torch
 from taskloom.merging.api import MergeReport, write_merged
+from taskloom.merging.by_range import digest_of, read_rows
 from taskloom.merging.engine import Options, default_threads
 from taskloom.merging.exclusive_task import ExclusiveTask
 from taskloom.merging.parts import EXCLUSIVE_FORMAT, FILE, FORMAT
@@ -23,7 +24,6 @@ from taskloom.merging.plan import plan_program
 from taskloom.merging.program import Output, Program, Ref
 from taskloom.progress import Progress, silent
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
-from taskloom.store.digest import combine_digests, tensor_digest
 from taskloom.store.open import Source, open_checkpoint
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
@@ -110,14 +110,7 @@ class TaskCheckpoint:
         """Return a tensor, or rows of it, in the base's dtype."""
         if name not in self._shared.tensors:
             return self._base.read(name, rows)
-        info = self.tensors[name]
-        if rows is None:
-            return self.read_range(name, 0, info.numel).reshape(info.shape)
-        first, last, _ = rows.indices(info.shape[0])
-        row = info.numel // info.shape[0] if info.shape[0] else 0
-        count = max(0, last - first)
-        found = self.read_range(name, first * row, (first + count) * row)
-        return found.reshape(count, *info.shape[1:])
+        return read_rows(name, self.tensors[name], rows, self.read_range)
 
     def read_range(self, name: str, start: int, stop: int) -> Tensor:
         """Return elements ``start`` to ``stop`` of the flattened tensor."""
@@ -134,9 +127,7 @@ class TaskCheckpoint:
 
     def digest(self) -> str:
         """SHA-256 over names, shapes, dtypes and bytes of the task's model."""
-        return combine_digests(
-            (name, info, tensor_digest(self.read(name))) for name, info in self.tensors.items()
-        )
+        return digest_of(self)
 
 
 def _range(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Tensor:
