@@ -420,6 +420,17 @@ def test_bad_input_is_refused(score):
             score(broken, Y)
 
 
+def test_large_numbers_are_finite_and_rows_may_begin_and_end_alike():
+    features, labels = clouds(n=20)
+    assert np.isfinite(knn(features * 1e150, labels))
+    features[-1] = features[0]
+    assert np.isfinite(h_score(features, labels))
+    huge = np.full((8, 2), 1.7e308)
+    huge[0, 0] = 0
+    with pytest.raises(NumericalError, match="found -inf in row 1, column 1"):
+        gbc(np.where(np.arange(16).reshape(8, 2) == 3, -np.inf, huge), Y)
+
+
 # --- names and registry ----------------------------------------------------------------------
 
 

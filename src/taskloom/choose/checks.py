@@ -192,7 +192,10 @@ def checked_beside(score: str, name: str, matrix: ArrayLike, *, n: int | None = 
 
 
 def _refuse_degenerate(score: str, matrix: Floats) -> None:
-    finite = np.isfinite(matrix)
+    # a sum is finite only if all are; where it is not, finite numbers may still have overflowed
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(matrix.sum())
+    finite = np.isfinite(matrix) if suspicious else np.ones(1, dtype=bool)
     if not finite.all():
         row, column = (int(i) for i in np.argwhere(~finite)[0])
         raise NumericalError(
@@ -200,7 +203,7 @@ def _refuse_degenerate(score: str, matrix: Floats) -> None:
             f"in row {row}, column {column}",
             hint="Check the model that produced them",
         )
-    if (matrix == matrix[0]).all():
+    if (matrix[0] == matrix[-1]).all() and (matrix == matrix[0]).all():
         raise NumericalError(
             f"{score}: expected features that differ between examples, "
             f"found the same row {len(matrix)} times",
