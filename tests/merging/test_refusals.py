@@ -203,6 +203,9 @@ def test_equal_experts_of_spectral_methods_are_named(method):
     with pytest.raises(CheckpointError, match=r"the experts 'y' and 'again' have the same task vector"):
         merge(base, experts, method)
     merge(base, experts, method, duplicates="share")
+    experts["again"] = {n: -2 * t for n, t in experts["y"].items()}
+    with pytest.raises(CheckpointError, match=r"but for a factor \(cosine -1\.0"):
+        merge(base, experts, method)
 
 
 @pytest.mark.parametrize("method", ["iso_c", "knots"])

@@ -8,10 +8,12 @@ import random
 from typing import Any
 
 from taskloom.runs.result import (
+    FrontRecord,
     GuardRecord,
     HandoverRecord,
     LockRecord,
     Matrix,
+    MixtureRecord,
     ModelRecord,
     RankEntry,
     RankingRecord,
@@ -181,6 +183,10 @@ def hostile() -> RunResult:
         cosines=matrix, transfer=matrix,
         handovers=[HandoverRecord(path=HOSTILE, model=HOSTILE, heads=[HOSTILE], digest=HOSTILE,
                                   snippet=HOSTILE, reproduces=HOSTILE)],
+        fronts=[FrontRecord(method=merge.name, experts=names[:2], rewards=names[:2], mixtures=[
+            MixtureRecord(weights=[1 - k / 2, k / 2], rewards=[0.4 + k / 10, 0.6], low=[0.3, 0.5],
+                          high=[0.7, 0.7], n=[9, 9], on_front=k == 2, chosen=k == 2)
+            for k in range(3)])],
         lock=lock(inputs={HOSTILE: HOSTILE}, versions={HOSTILE: HOSTILE}, platform=HOSTILE,
                   seconds={HOSTILE: 1.0}, skipped=[HOSTILE]),
         warnings=[HOSTILE],

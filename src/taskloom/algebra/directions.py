@@ -139,13 +139,14 @@ def _step(
 def _check(stack: Stack, duplicates: Duplicates, step: str) -> None:
     if duplicates == "share":
         return
-    same = cosines(stack.values).abs()
+    same = cosines(stack.values)
     for k, first in enumerate(stack.experts):
         for j in range(k + 1, len(stack.experts)):
-            if float(same[k, j]) > _SAME:
+            if abs(float(same[k, j])) > _SAME:
                 raise CheckpointError(
                     f"tensor {stack.name!r}: the experts {first!r} and {stack.experts[j]!r} have the "
-                    f"same task vector (cosine {float(same[k, j]):.7f}), and {step} is defined for "
-                    "different ones: with its full weight it would add a direction that neither has",
+                    f"same task vector but for a factor (cosine {float(same[k, j]):.7f}), and {step} is "
+                    "defined for different ones: with its full weight it would add a direction that "
+                    "neither has",
                     hint="Leave one of them out, or set duplicates=share so that they share theirs",
                 )

@@ -304,8 +304,9 @@ def _tell_adapter(report: AdapterReport, as_json: bool) -> None:
         return
     ranks = [module.rank for module in report.modules]
     whole = f", {len(report.whole)} tensors whole" if report.whole else ""
+    count = len(report.weights)
     click.echo(
-        f"{report.path}: {report.method} of {len(report.weights)} adapters ({report.composition}); "
+        f"{report.path}: {report.method} of {count} adapter{'s' * (count != 1)} ({report.composition}); "
         f"{len(ranks)} matrices of rank {min(ranks)} to {max(ranks)}{whole}, relative error "
         f"{report.error:.2g}, {report.adapter_bytes / 1e6:.1f} MB, {report.seconds:.1f} s, "
         f"peak memory {report.peak_memory_bytes / 1e6:.0f} MB"

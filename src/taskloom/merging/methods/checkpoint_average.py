@@ -37,7 +37,7 @@ def checkpoint_average(
     - ``"ema"``: ``e <- decay e + (1 - decay) theta`` from the first one on, without bias correction.
 
     Papers and released code agree. Running means of batch norm are averaged with the rest, which is a
-    first guess only: estimate them anew (`taskloom.learn.batchnorm`).
+    first guess only: estimate them anew (``taskloom merge --reestimate-batchnorm``).
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ def task_negation(*, scale: Scalar = 1.0) -> Chain:
     """Subtract the experts' task vectors from the base, to forget what they learned.
 
     ``theta = theta_0 - scale * sum_t tau_t``. The paper takes the largest scale that keeps 95 % of the
-    control task's accuracy; find it with a sweep.
+    control task's accuracy, as ``taskloom edit negate`` does.
 
     Equation
     --------
