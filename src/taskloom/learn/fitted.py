@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,12 +67,13 @@ class Fitted:
         ]
 
     def plain(self) -> dict[str, Any]:
-        """Return everything as JSON-ready data."""
+        """Return everything as JSON-ready data; a number that is not finite is None."""
+        rows = [{n: v if math.isfinite(v) else None for n, v in row.items()} for row in self.table()]
         return {
             "method": self.method,
             "options": dict(self.options),
             "said": dict(self.said),
-            "trace": self.table(),
+            "trace": rows,
         }
 
     def csv(self) -> str:

@@ -38,7 +38,8 @@ def search_chart(fitted: Fitted) -> Spec:
     panels = [_course(fitted.said.get("objective", "loss"))]
     if len(tasks) > 1:
         panels.append(_front(*tasks[:2]))
-    return {**fixed(rows), "vconcat": panels, "config": config()}
+    apart = {"legend": {"color": "independent", "shape": "independent"}}
+    return {**fixed(rows), "vconcat": panels, "resolve": apart, "config": config()}
 
 
 def _course(title: str) -> Spec:

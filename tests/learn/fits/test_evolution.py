@@ -1,6 +1,7 @@
 """Evolutionary merging: card 15's decoding, known optima, groups of layers, budgets, bad input."""
 
 import itertools
+import json
 import math
 from types import SimpleNamespace
 
@@ -243,6 +244,8 @@ def test_candidates_that_are_not_finite_are_told():
     assert bad > 0
     assert found.said["not finite"] == f"{bad} of 20 candidates"
     assert found.options["values"]["one"] <= 0.55
+    told = json.loads(json.dumps(found.plain(), allow_nan=False))
+    assert sum(row["loss"] is None for row in told["trace"]) == bad
     object.__setattr__(on, "merge", lambda *_: {"weight": torch.full((2, 2), math.nan).double()})
     with pytest.raises(NumericalError, match=r"none of \d+ candidates"):
         evolution(on, objective="entropy", evaluations=20)

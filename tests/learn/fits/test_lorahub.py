@@ -67,6 +67,12 @@ def test_ngopt_begins_at_the_base(tmp_path):
     )
 
 
+def test_the_base_is_flat_and_small_steps_can_stay_there(tmp_path):
+    on, _, _ = adapted(tmp_path)
+    assert set(lorahub(on, optimiser="ngopt").options["weights"].values()) == {0.0}
+    assert max(map(abs, lorahub(on).options["weights"].values())) > 0.3
+
+
 def test_seeds(tmp_path):
     one, two, three = (adapted(tmp_path / str(i), seed=s)[0] for i, s in enumerate((1, 1, 2)))
     found = [[s.loss for s in lorahub(on, evaluations=6).trace] for on in (one, two, three)]
