@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from taskloom.runs.demo import demo as demo
     from taskloom.runs.edit import edit as edit
     from taskloom.runs.evaluate import evaluate as evaluate
+    from taskloom.runs.fit import fit as fit
     from taskloom.runs.loops.api import loop as loop
     from taskloom.runs.loops.contributor import contribute as contribute
     from taskloom.runs.loops.federation import fuse as fuse
@@ -61,6 +62,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "evaluate": ("taskloom.runs.evaluate", "evaluate"),
     "extract": ("taskloom.merging.extract", "extract"),
     "explain": ("taskloom.merging.explain", "explain"),
+    "fit": ("taskloom.runs.fit", "fit"),
     "fit_module": ("taskloom.learn.modules.kit.opening", "fit_module"),
     "fuse": ("taskloom.runs.loops.federation", "fuse"),
     "greedy_soup": ("taskloom.merging.soup", "greedy_soup"),
@@ -97,6 +99,7 @@ __all__ = [
     "evaluate",
     "explain",
     "extract",
+    "fit",
     "fit_module",
     "fuse",
     "greedy_soup",

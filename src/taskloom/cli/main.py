@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "soup": "Average experts into a soup that is tasted on validation.",
     "loop": "Alternate training on tasks and merging, by rounds.",
     "cold": "Fuse models of contributors that keep their data and exchange weights only.",
+    "fit": "Fit the numbers of a recipe on examples of tasks.",
     "edit": "Add, forget or infer a task by arithmetic, and say what changed.",
     "bench": "Measure every merging method on suites of tasks, for the ledger of claims.",
     "parts": "Merge experts into what all share and a small part per task.",

@@ -54,6 +54,25 @@ def test_gradients_are_those_of_autograd(per, parts, stored, dtype, tmp_path):
     torch.testing.assert_close(found, table.grad, rtol=1e-6, atol=max(tolerance, 1e-6))
 
 
+def test_a_lean_blend_keeps_no_gradient_and_finds_the_same():
+    on = problem(net())
+    layout = layout_of(on, "layer")
+    found = []
+    for lean in (False, True):
+        with TaskVectors(on.base, on.experts, layout) as vectors:
+            blend = Blend(on, vectors, lean=lean)
+            for _ in range(2):  # the second build forgets the first
+                blend.build(layout.full(0.3))
+                for task in on.tasks:
+                    for inputs, labels in on.batches[task]:
+                        logits = on.probes[task].logits(inputs, blend.weights(task))
+                        nn.functional.cross_entropy(logits, labels).backward()
+            found.append(blend.gradient())
+            kept = [w.grad is not None for w in blend.weights("a").values() if w.requires_grad]
+            assert any(kept) is not lean
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
 def test_a_buffer_follows_its_group_and_adds_nothing_to_the_gradient():
     model = net()
     on = problem(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,10 +28,16 @@ class Blend:
         Whose probes are run.
     vectors
         The task vectors.
+    lean
+        Multiply every weight's gradient with the task vectors as soon as it is there, and forget it: no
+        gradient of the model is kept, and task vectors are read once for every loss instead of once for
+        all of them.
     """
 
-    def __init__(self, on: Problem, vectors: TaskVectors) -> None:
+    def __init__(self, on: Problem, vectors: TaskVectors, *, lean: bool = False) -> None:
         self._vectors = vectors
+        self._lean = lean
+        self._sum = torch.zeros(vectors.layout.shape, dtype=torch.float64)
         self._stored = {task: stored_names(probe, on.base) for task, probe in on.probes.items()}
         self._dtypes = {
             task: {name: weight.dtype for name, weight in probe.weights.items()}
@@ -47,12 +54,17 @@ class Blend:
         }
         for name, weight in self._weights.items():
             weight.requires_grad_(name in trained and vectors.changed(name))
+            if lean and weight.requires_grad:
+                weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    partial(self._take, name)
+                )
         self._built = False
 
     def build(self, table: Tensor) -> None:
         """Put the model at a table of coefficients ``(K, G, P)``, and forget all gradients."""
         moving = {n: w for n, w in self._weights.items() if not self._built or self._vectors.changed(n)}
         self._built = True
+        self._sum.zero_()
         with torch.no_grad():
             self._vectors.build(table, moving)
             for weight in self._weights.values():
@@ -75,8 +87,16 @@ class Blend:
 
     def gradient(self) -> Tensor:
         """Return what losses that ran backward since `build` add up to by coefficient, ``(K, G, P)``."""
-        found = {name: weight.grad for name, weight in self._weights.items() if weight.grad is not None}
-        return self._vectors.fold({name: grad.contiguous() for name, grad in found.items()})
+        if self._lean:
+            return self._sum.clone()
+        found = {name: w.grad.contiguous() for name, w in self._weights.items() if w.grad is not None}
+        return self._vectors.fold(found)
+
+    def _take(self, name: str, weight: Tensor) -> None:
+        """Fold a gradient that is complete, and let go of it."""
+        if weight.grad is not None:
+            self._sum += self._vectors.fold({name: weight.grad.contiguous()})
+            weight.grad = None
 
 
 def stored_names(probe: Probe, base: Checkpoint) -> Mapping[str, str]:

@@ -63,6 +63,8 @@ class Descent:
         None does not check and keeps the last.
     threads
         That stream task vectors; as many as there are processors if None. It changes no number.
+    lean
+        Keep no gradient of the model either; task vectors are then read for every batch. See `Blend`.
     """
 
     objective: str
@@ -86,6 +88,7 @@ class Descent:
     trim: float | None = None
     check_every: int | None = None
     threads: int | None = None
+    lean: bool = False
 
     @property
     def before(self) -> Chain | None:
@@ -134,7 +137,7 @@ def descend(on: Problem, how: Descent, *, name: str) -> Fitted:
         threads=how.threads or processors(),
     )
     with vectors:
-        run = _Run(on, how, name, layout, loss, Blend(on, vectors), begun)
+        run = _Run(on, how, name, layout, loss, Blend(on, vectors, lean=how.lean), begun)
         table = run.go()
     return run.fitted(table)
 
