@@ -19,15 +19,15 @@ def reduce(matrix: Floats, components: int | None) -> Floats:
     """
     if components is None or matrix.shape[1] <= components:
         return matrix
-    scores, _ = principal(matrix)
-    return scores[:, :components]
+    return principal(matrix, components)[0]
 
 
-def principal(matrix: Floats) -> tuple[Floats, Floats]:
-    """Return scores ``(N, k)`` and variances ``(k,)`` of all k = min(N, D) components, largest first.
+def principal(matrix: Floats, components: int | None = None) -> tuple[Floats, Floats]:
+    """Return scores ``(N, k)`` and variances ``(k,)`` of the leading components, largest first.
 
-    The eigenvectors of the smaller of the two Gram matrices; the sign of a component is such that its
-    largest loading is positive, which scikit-learn does, too. Variances are divided by N - 1.
+    k is ``components``, or min(N, D) if that is less or None. Found from the eigenvectors of the smaller
+    of the two Gram matrices; the sign of a component is such that its largest loading is positive, which
+    scikit-learn does, too. Variances are divided by N - 1.
 
     Examples
     --------
@@ -39,11 +39,11 @@ def principal(matrix: Floats) -> tuple[Floats, Floats]:
     centred = matrix - matrix.mean(0)
     if n > d:
         values, vectors = np.linalg.eigh(centred.T @ centred)
-        values, loadings = values[::-1], vectors[:, ::-1]
+        values, loadings = values[::-1][:components], vectors[:, ::-1][:, :components]
         scores = centred @ loadings
     else:
         values, vectors = np.linalg.eigh(centred @ centred.T)
-        values, vectors = values[::-1], vectors[:, ::-1]
+        values, vectors = values[::-1][:components], vectors[:, ::-1][:, :components]
         scores = vectors * np.sqrt(np.maximum(values, 0.0))
         loadings = centred.T @ vectors
     signs = np.sign(loadings[np.abs(loadings).argmax(0), np.arange(loadings.shape[1])])

@@ -64,6 +64,10 @@ def test_principal_components_are_those_of_scikit_learn(n, d):
     useful = variances > 1e-9
     theirs = model.transform(features)
     np.testing.assert_allclose(scores[:, useful], theirs[:, useful], atol=1e-8)
+    leading, most = principal(features, 3)
+    np.testing.assert_allclose(leading, scores[:, :3], atol=1e-10)
+    np.testing.assert_allclose(most, variances[:3], atol=1e-12)
+    assert principal(features, 99)[0].shape == scores.shape
 
 
 def test_is_seeded():
