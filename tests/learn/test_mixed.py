@@ -141,6 +141,8 @@ def test_mixtures_that_make_no_sense_are_refused(bert, parts, tmp_path, change, 
 def test_bad_options_data_and_losses(bert, parts, tmp_path):
     with pytest.raises(PlanError, match="for a number of steps under frozen heads"):
         train_mixture(bert, parts, options(steps=None), cache=tmp_path)
+    with pytest.raises(PlanError, match="patience"):
+        train_mixture(bert, parts, options(patience=1), cache=tmp_path)
     empty = Part(parts[0].head, ([], []), VALIDATION)
     with pytest.raises(DataError, match="train"):
         train_mixture(bert, [empty], options(), cache=tmp_path)

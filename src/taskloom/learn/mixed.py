@@ -120,7 +120,7 @@ def train_mixture(
     parts
         The tasks, at least one; one judges.
     options
-        ``steps`` (all tasks together) must be given; ``train_head`` must be off.
+        ``steps`` (all tasks together) must be given, ``train_head`` and ``patience`` must not.
     cache
         Folder that holds what was trained.
     key_extra
@@ -197,10 +197,10 @@ def _check(parts: Sequence[Part], options: TrainOptions) -> None:
                 f"task {part.head.task!r} has the weight {part.weight!r} in the mixture, where one "
                 "above 0 is needed"
             )
-    if options.steps is None or options.train_head:
+    if options.steps is None or options.train_head or options.patience is not None:
         raise PlanError(
             "a mixture is trained for a number of steps under frozen heads",
-            hint="Set steps, and leave train_head off",
+            hint="Set steps, and leave train_head and patience out",
         )
 
 

@@ -262,8 +262,9 @@ def test_garbage_of_every_other_kind_is_no_trouble(place, tmp_path):
     assert done.accepted == ("good",)
     assert done.closed_by == "deadline"
     decisions = {each.contributor: each.decision for each in done.verdicts}
-    assert decisions["empty"] == decisions["name with spaces"] == "unfinished"
-    assert decisions["README.txt"] == decisions["eager"] == "refused"
+    assert decisions["empty"] == "unfinished"
+    for name in ("README.txt", "eager", "name with spaces"):
+        assert decisions[name] == "refused"
     assert ".good.0123abcd.tmp" not in decisions
 
 
@@ -510,6 +511,10 @@ def test_an_object_store_serves_as_well(tmp_path, monkeypatch):
     fetched = fetch_base(open_exchange(url), read_current(open_exchange(url)))
     assert read_model(fetched).tolist() == [0.5, 0.5]
     assert json.loads(bucket.objects["lab/cold/current.json"])["round"] == 1
+    bucket.fs._file("lab/cold/contributions/0001/../x/model.safetensors").write_bytes(b"up")
+    hand_in(url, tmp_path, "five", [1.0, 1.0])
+    (done,) = fuse(url, quorum=1)
+    assert {e.contributor: e.decision for e in done.verdicts}[".."] == "refused"
     hand_in(url, tmp_path, "five", [1.0, 1.0])
     with pytest.raises(OutputError, match="exists"):
         hand_in(url, tmp_path, "five", [2.0, 2.0])

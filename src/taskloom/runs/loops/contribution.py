@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from taskloom.errors import CheckpointError, DataError, NumericalError, TaskloomError
+from taskloom.errors import CheckpointError, DataError, NumericalError, SourceUnreachable, TaskloomError
 from taskloom.lazy import torch
 from taskloom.runs.loops.exchange import Exchange
 from taskloom.store.atomic import write_json
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.digest import combine_digests, tensor_digest
 from taskloom.store.header import strict_json
+from taskloom.store.objects import StoreLost
 from taskloom.store.safetensors_dir import WEIGHTS, SafetensorsCheckpoint
 from taskloom.store.scratch import scratch
 from taskloom.store.writer import write_safetensors
@@ -94,6 +95,15 @@ class Verdict:
         return found | {"reason": self.reason}
 
 
+def is_name(contributor: str) -> bool:
+    """Tell whether a name can be that of a folder.
+
+    >>> is_name("lab-3"), is_name(".."), is_name("a b")
+    (True, False, False)
+    """
+    return _NAME.fullmatch(contributor) is not None
+
+
 def check_name(contributor: str) -> str:
     """Return a name that can be that of a folder.
 
@@ -105,7 +115,7 @@ def check_name(contributor: str) -> str:
     >>> check_name("lab-3")
     'lab-3'
     """
-    if not _NAME.fullmatch(contributor):
+    if not is_name(contributor):
         raise DataError(
             f"contributor {contributor!r}: expected letters, digits, '_', '-' and '.', up to 100",
             hint="Choose another name",
@@ -190,6 +200,8 @@ def judge(
         Folder that the weights are copied to. The copy is judged, so that nothing changes afterwards.
     """
     where = folder_of(number, contributor)
+    if not is_name(contributor):
+        return Verdict(contributor, "refused", "its name cannot be that of a contributor")
     try:
         manifest = _manifest(exchange, where)
         if manifest is None:
@@ -200,6 +212,8 @@ def judge(
         local = into / contributor
         _fetch(exchange, f"{where}/{WEIGHTS}", local, infos)
         digest = _check_weights(local, manifest, infos)
+    except (StoreLost, SourceUnreachable) as error:
+        return Verdict(contributor, "unfinished", str(error))  # perhaps it can be read later
     except TaskloomError as error:
         return Verdict(contributor, "refused", str(error))
     except (OSError, ValueError, RecursionError) as error:
@@ -226,7 +240,7 @@ def _manifest(exchange: Exchange, where: str) -> Manifest | None:
 def _check_manifest(
     manifest: Manifest, contributor: str, number: int, base: str, infos: Mapping[str, TensorInfo]
 ) -> None:
-    if not _NAME.fullmatch(contributor) or manifest.contributor != contributor:
+    if manifest.contributor != contributor:
         raise CheckpointError(f"its manifest names the contributor {manifest.contributor!r}")
     if manifest.round != number:
         raise CheckpointError(f"it is for round {manifest.round}, and the open round is {number}")

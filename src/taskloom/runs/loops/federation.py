@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from taskloom.errors import CheckpointError, DataError, PlanError
 from taskloom.merging.api import merge_files
 from taskloom.progress import Progress, silent
-from taskloom.runs.loops.contribution import MANIFEST, Verdict, folder_of, judge, told
+from taskloom.runs.loops.contribution import MANIFEST, Verdict, folder_of, is_name, judge, told
 from taskloom.runs.loops.exchange import Exchange, open_exchange
 from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.hub import resolve_model
@@ -297,9 +297,10 @@ class Looker:
         where = folder_of(self._current.round)
         for name in self._place.names(where):
             known = self._known.get(name)
-            mark = self._mark(f"{where}/{name}/{MANIFEST}")
-            if known is None or mark is None or known[0] != mark:
-                shutil.rmtree(self._folder / name, ignore_errors=True)
+            mark = self._mark(f"{where}/{name}/{MANIFEST}") if is_name(name) else b""
+            if known is None or known[0] != mark or known[1].decision == "unfinished":
+                if is_name(name):
+                    shutil.rmtree(self._folder / name, ignore_errors=True)
                 verdict = judge(
                     self._place,
                     name,
