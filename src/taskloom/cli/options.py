@@ -231,3 +231,29 @@ def check_device(device: str, workers: int, ray: str | None) -> None:
         from taskloom.merging.device import check_device
 
         check_device(device, workers=workers, ray=ray)
+
+
+def preferred(words: Sequence[str]) -> dict[str, float] | None:
+    """Read the words of ``--prefer``: ``TASK=WEIGHT``; None if there are none.
+
+    >>> preferred(["trec6=2", "sms_spam=0.5"]), preferred([])
+    ({'trec6': 2.0, 'sms_spam': 0.5}, None)
+
+    Raises
+    ------
+    PlanError
+        Another word, or a task twice.
+    """
+    found: dict[str, float] = {}
+    for word in words:
+        task, equals, weight = word.rpartition("=")
+        try:
+            value = float(weight)
+        except ValueError:
+            value = float("nan")
+        if not equals or not task or value != value:
+            raise PlanError(f"--prefer {word!r} is not TASK=WEIGHT", hint="Write --prefer trec6=1")
+        if task in found:
+            raise PlanError(f"--prefer gives the task {task!r} twice")
+        found[task] = value
+    return found or None

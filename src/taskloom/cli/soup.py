@@ -12,7 +12,6 @@ import click
 import taskloom
 from taskloom.cli import options, output
 from taskloom.cli.listen import listening
-from taskloom.errors import PlanError
 
 if TYPE_CHECKING:
     from taskloom.runs.soup import Soup
@@ -76,7 +75,7 @@ def command(
             options.by_name_or_order(experts),
             levels=levels,
             ties=not strict,
-            preference=_preference(preferences),
+            preference=options.preferred(preferences),
             output=output_path,
             picture=picture,
             overwrite=force,
@@ -89,22 +88,6 @@ def command(
         output.print_json(found)
         return
     _tell(found, table)
-
-
-def _preference(words: tuple[str, ...]) -> dict[str, float] | None:
-    found: dict[str, float] = {}
-    for word in words:
-        task, equals, weight = word.rpartition("=")
-        try:
-            value = float(weight)
-        except ValueError:
-            value = float("nan")
-        if not equals or not task or value != value:
-            raise PlanError(f"--prefer {word!r} is not TASK=WEIGHT", hint="Write --prefer trec6=1")
-        if task in found:
-            raise PlanError(f"--prefer gives the task {task!r} twice")
-        found[task] = value
-    return found or None
 
 
 def _write_table(found: Soup, path: Path) -> None:
