@@ -23,7 +23,7 @@ from taskloom.runs.loops.workshop import Reading, Workshop, derived
     paper="Don-Yehiya et al., ColD Fusion: Collaborative Descent for Distributed Multitask Finetuning, "
     "ACL 2023",
     needs=("training data of all tasks, each kept local",),
-    systems=("ColD Fusion",),
+    partly={"ColD Fusion": "shown on small made-up problems; no measurement on real tasks yet"},
 )
 def cold(
     on: Setting,

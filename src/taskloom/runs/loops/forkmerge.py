@@ -28,7 +28,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
     paper="Jiang et al., ForkMerge: Mitigating Negative Transfer in Auxiliary-Task Learning, "
     "NeurIPS 2023",
     needs=("training data of target and auxiliary tasks", "target validation data"),
-    systems=("ForkMerge",),
+    partly={"ForkMerge": "shown on small made-up problems; no measurement on real tasks yet"},
 )
 def forkmerge(
     on: Setting,
