@@ -1,15 +1,20 @@
 """Order statistics of a tensor found in one read are those that two reads find."""
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from taskloom.algebra import chain, cut, elect, keep, mean, total, weigh
+from taskloom.algebra.compete import compete
 from taskloom.algebra.fuse import fuse
-from taskloom.merging import once
+from taskloom.merging import fused, once
 
 from .models import run, save_pool
 
 pytest.importorskip("numba")
+from taskloom.merging.nth import nth
+
 LONG = {"long": (9001,), "wide": (3, 5000), "short": (7, 3), "scalar": (), "empty": (0, 4)}
 
 
@@ -28,6 +33,9 @@ def long_pools(tmp_path_factory):
 SORTED = {
     "ties": chain(keep(0.3, "tensor"), elect(), mean("kept")),
     "most": chain(cut(0.95, "tensor"), total()),
+    "band": chain(cut(0.1, "tensor"), keep(0.2, "tensor"), total()),
+    "weighed band": chain(weigh([2.0, -1.0]), cut(0.3, "tensor"), keep(0.3, "tensor"), total()),
+    "all of the rest": chain(cut(0.4, "tensor"), keep(0.9, "tensor"), total()),
     "weighed": chain(weigh([1.0, -2.0]), keep(0.5, "tensor"), total()),
     "sce": fuse(0.3),
     "sce of little": fuse(0.001),
@@ -42,12 +50,90 @@ def test_one_read_finds_what_two_find(long_pools, monkeypatch, name, coarse):
     for constant, value in {"SAMPLE": 1 << 12, "PIECES": 4, "LEAST": 8000}.items():
         monkeypatch.setattr(once, constant, value)
     found = []
-    inner = once.order_statistics
-    monkeypatch.setattr(once, "order_statistics", lambda *a: found.append(inner(*a)) or found[-1])
+    inner = once._searched
+    monkeypatch.setattr(once, "_searched", lambda *a: found.append(inner(*a)) or found[-1])
     for how in ({}, {"slice_bytes": 20000, "threads": 2}):
         assert run(base, experts, SORTED[name], **how) == plain, how
     assert len(found) >= 4
     assert any(each is not None for each in found) or name in {"sce of little", "most"}
+
+
+def test_a_band_is_found_in_one_read(long_pools, monkeypatch):
+    """Nothing is counted in rounds, though the second step ranks what the first leaves."""
+    base, experts = long_pools[torch.float32, False]
+    for constant, value in {"SAMPLE": 1 << 12, "PIECES": 4, "LEAST": 8000}.items():
+        monkeypatch.setattr(once, constant, value)
+    monkeypatch.setattr(fused.Arena, "count", None)
+    run(base, experts, chain(cut(0.1, "tensor"), keep(0.2, "tensor"), total()))
+
+
+def test_infinity_is_not_cut(tmp_path):
+    """Where it is let through, 0 times infinity is no 0, and the two steps are measured in turn.
+
+    Steps in torch on slices say what is right: on a whole tensor they rank NaN otherwise.
+    """
+    base, experts = save_pool(tmp_path, count=2, shapes=LONG, dtypes=(torch.float32,))
+    weights = load_file(experts[0] / "model.safetensors")
+    weights["long"][::100] = torch.inf
+    save_file(weights, experts[0] / "model.safetensors")
+    steps = chain(cut(0.1, "tensor"), keep(0.2, "tensor"), total())
+    plain = run(base, experts, steps, fused=False, nan="allow", slice_bytes=8000)
+    assert run(base, experts, steps, nan="allow") == plain
+
+
+WHOLE = {
+    "ties": chain(keep(0.3), elect(), mean("kept")),
+    "weighed": chain(weigh([1.0, -2.0]), keep(0.5), total()),
+    "pcb": chain(compete(0.1)),
+    "vision": chain(compete(0.3, 0.01, weights=[1.0, 0.5], cross="vision")),
+    "nearly all": chain(compete(0.95)),
+}
+
+
+@pytest.mark.parametrize("how", [{}, {"threads": 2, "slice_bytes": 20000}, {"workers": 2}])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_model_is_read_once(long_pools, monkeypatch, name, how):
+    base, experts = long_pools[torch.bfloat16, name != "pcb"]
+    plain = run(base, experts, WHOLE[name], fused=False)
+    for constant, value in {"SAMPLE": 1 << 12, "SPREAD": 16, "LEAST": 8000}.items():
+        monkeypatch.setattr(once, constant, value)
+    found = []
+    inner = once.Bracket.picked
+    monkeypatch.setattr(once.Bracket, "picked", lambda *a: found.append(inner(*a)) or found[-1])
+    assert run(base, experts, WHOLE[name], **how) == plain
+    assert len(found) == (2 if "compete" in str(WHOLE[name]) else 1)
+    assert any(each is not None for each in found)
+
+
+@pytest.mark.parametrize("name", ["ties", "pcb"])
+@pytest.mark.parametrize("constants", [{"_WIDE": -2.0}, {"ROOM": 0}])
+def test_a_wrong_sample_or_no_room_changes_nothing(long_pools, monkeypatch, name, constants):
+    base, experts = long_pools[torch.float32, False]
+    plain = run(base, experts, WHOLE[name], fused=False)
+    for constant, value in ({"SAMPLE": 1 << 9, "SPREAD": 8, "LEAST": 8000} | constants).items():
+        monkeypatch.setattr(once, constant, value)
+    assert run(base, experts, WHOLE[name]) == plain
+
+
+def test_every_listener_hears_of_all_reads(long_pools, monkeypatch):
+    base, experts = long_pools[torch.bfloat16, False]
+    monkeypatch.setattr(once, "LEAST", 8000)
+    heard = []
+    run(base, experts, WHOLE["ties"], progress=lambda label, done, total: heard.append((done, total)))
+    assert heard[-1][0] == heard[-1][1] == len(heard)
+
+
+@pytest.mark.parametrize("kind", ["few", "wide", "equal", "largest"])
+def test_any_rank(kind):
+    draw = np.random.default_rng(0)
+    keys = {
+        "few": draw.integers(0, 30, 200, dtype=np.uint32) * np.uint32(1000),
+        "wide": draw.integers(0, 1 << 32, 200, dtype=np.uint32),
+        "equal": np.full(5, 7, np.uint32),
+        "largest": np.array([0xFFFFFFFF, 0xFFFFFFF0, 0x7FFFFFFF, 0, 0xFFFFFFFF], np.uint32),
+    }[kind]
+    for rank, wanted in enumerate(np.sort(keys), 1):
+        assert nth(keys, rank) == (wanted, (keys < wanted).sum(), (keys == wanted).sum())
 
 
 def test_a_wrong_sample_costs_a_read_and_nothing_else(long_pools, monkeypatch):

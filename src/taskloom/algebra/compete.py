@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from taskloom.algebra.combine import optionally, sum_rows
 from taskloom.algebra.core import Measure, Op, Stack, Step, Weights
 from taskloom.algebra.scores import exp, tanh
-from taskloom.algebra.select import Radix
+from taskloom.algebra.select import Found, Radix
 from taskloom.lazy import Tensor, torch
 
 Cross = Literal["released", "vision"]
 Floats = NDArray[np.float32]
-#: how far below the wanted rank of a sample, as a share of it, scores are left out
-_MARGIN = 0.03
 
 
 @dataclass
@@ -39,10 +37,19 @@ class Limits:
 
 
 @dataclass
+class Ended:
+    """What two rounds end with, found otherwise."""
+
+    radix: Found
+    limits: Limits | None = None
+
+
+@dataclass
 class Magnitudes:
     """Rounds 0 and 1: order statistics of magnitudes."""
 
     radix: Radix | None
+    scored = False
 
     def see(self, values: Tensor) -> Magnitudes:
         """Count a slice."""
@@ -54,6 +61,10 @@ class Magnitudes:
     def counted(self, counts: NDArray[np.int64], _: Any) -> Magnitudes:
         """Return this round with what the kernels counted in place of what it saw."""
         return Magnitudes(Radix(counts) if self.radix is None else replace(self.radix, counts=counts))
+
+    def found(self, radix: Found, _: Any) -> Ended:
+        """Return what both rounds end with, found otherwise."""
+        return Ended(radix)
 
     @property
     def known(self) -> None:
@@ -78,6 +89,7 @@ class Scores:
     radix: Radix
     cross: Cross
     cutoff: Floats
+    scored = True
 
     def see(self, values: Tensor) -> Scores:
         """Score and count a slice."""
@@ -87,10 +99,20 @@ class Scores:
         top = np.maximum(self.limits.top, flat.max(1, initial=-np.inf))
         return self.join(replace(self, radix=radix, limits=replace(self.limits, top=top)))
 
-    def counted(self, counts: NDArray[np.int64], top: Floats) -> Scores:
+    def counted(self, counts: NDArray[np.int64], top: Floats | None) -> Scores:
         """Return this round with what the kernels counted in place of what it saw."""
-        limits = replace(self.limits, top=np.maximum(self.limits.top, top))
+        most = self.limits.top if top is None else np.maximum(self.limits.top, top)
+        limits = replace(self.limits, top=most)
         return replace(self, limits=limits, radix=replace(self.radix, counts=counts))
+
+    def found(self, radix: Found, largest: NDArray[np.int64]) -> Ended:
+        """Return what both rounds end with, found otherwise, and with the largest score of all."""
+        return Ended(radix, replace(self.limits, top=_scores_of(largest)))
+
+    def between(self, low: NDArray[np.int64]) -> Scores:
+        """Return the round for which nothing matters that is below these scores."""
+        scores = _scores_of(low)
+        return replace(self, cutoff=np.where(scores > 0, scores, -np.inf).astype(np.float32))
 
     @property
     def known(self) -> Limits:
@@ -166,15 +188,9 @@ def compete(
         left_out = np.isfinite(previous.cutoff) & (radix.prefix <= _order(previous.cutoff) >> 16)
         return None if left_out.any() else replace(previous, radix=radix)
 
-    def hint(acc: Scores, sampled: Scores) -> Scores:
-        totals = sampled.radix.totals
-        ranks = [_floor_rank(int(n), ratio) - int(_MARGIN * n) for n in totals]
-        found = sampled.radix.second(np.maximum(ranks, 1))
-        low = _scores_of(np.asarray(found.prefix) << 16)
-        return replace(acc, cutoff=np.where(low > 0, low, -np.inf).astype(np.float32))
-
-    def done(acc: Scores) -> Limits:
-        return replace(acc.limits, floor=_scores_of(acc.radix.wanted()))
+    def done(acc: Any) -> Limits:
+        limits: Limits = acc.limits
+        return replace(limits, floor=_scores_of(acc.radix.wanted()))
 
     def apply(stack: Stack, limits: Limits) -> Stack:
         values, device = stack.values, stack.values.device
@@ -199,7 +215,6 @@ def compete(
         done,
         join=lambda one, other: one.join(other),
         count="scores",
-        hint=(2, hint),
     )
     inside = ", ".join([f"{ratio:g}", f"clamp {clamp:g}", *([cross] if cross != "released" else [])])
     op = Op("compete", weights=weights, flag=int(cross == "vision"))

@@ -129,11 +129,6 @@ class Measure:
     can share a round; None: one thread sees everything. ``count`` is what the fused kernels count in
     place of ``see`` (see `Op`); where that is a sum (``squares``, ``sizes`` of entries, ``elected``:
     sizes of the rows and of what they take of the shared vector), ``add`` folds in what they summed.
-
-    ``hint`` makes the kernels' work shorter: of the round that it names, given what has started, and the
-    same over a sample of the entries, it returns what to start with, which may leave out (count as
-    smallest) what cannot be wanted; its statistic is the same, or ``start`` of the next round returns
-    None, and the round is run again without.
     """
 
     rounds: int
@@ -143,7 +138,6 @@ class Measure:
     join: Callable[[Any, Any], Any] | None = None
     count: Literal["magnitudes", "signs", "gram", "squares", "sizes", "elected", "scores"] | None = None
     add: Callable[[Any, Summed], Any] | None = None
-    hint: tuple[int, Callable[[Any, Any], Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -161,17 +161,30 @@ class Radix:
 
 @dataclass
 class Found:
-    """Order statistics that were found without radix rounds, in place of a `Radix` that ended."""
+    """Order statistics that were found without radix rounds, in place of a `Radix` that ended.
 
-    known: Selection
+    Attributes
+    ----------
+    keys
+        ``(K,)`` int64, the wanted numbers: `magnitude_bits`, or what else was counted.
+    missing
+        ``(K,)`` how many that equal them are not below the wanted rank.
+    """
+
+    keys: Numbers
+    missing: Numbers
 
     def selection(self) -> Selection:
         """Return what marks exactly the wanted number of entries, lower index first."""
-        return replace(self.known, seen=np.zeros_like(self.known.seen))
+        return Selection(self.limits(), self.missing, np.zeros_like(self.missing))
 
     def limits(self) -> Numbers:
         """``(K,)`` int32: `magnitude_bits` of the wanted order statistics."""
-        return self.known.limits
+        return self.keys.astype(np.int32)
+
+    def wanted(self) -> Numbers:
+        """``(K,)`` int64: the wanted numbers of 32 bits."""
+        return self.keys
 
 
 def _histogram(codes: Tensor, bins: int) -> Numbers:

@@ -41,34 +41,22 @@ def _mulhi(context: Any, a: Any, b: Any) -> Any:
     return types.uint64(types.uint64, types.uint64), generate
 
 
-@intrinsic
-def _number(context: Any, a: Any) -> Any:
-    """Float32 with the bits of a uint32."""
+def _cast(source: types.Type, target: types.Type, kind: ir.Type) -> Any:
+    """Return the function from a number of one type to that of another type with the same bits."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
+    @intrinsic
+    def cast(context: Any, a: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], kind)
 
-    return types.float32(types.uint32), generate
+        return target(source), generate
 
-
-@intrinsic
-def _bits(context: Any, a: Any) -> Any:
-    """Bits of a float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
+    return cast
 
 
-@intrinsic
-def _wide_number(context: Any, a: Any) -> Any:
-    """Float64 with the bits of a uint64."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.uint64), generate
+_number = _cast(types.uint32, types.float32, ir.FloatType())
+_bits = _cast(types.float32, types.uint32, ir.IntType(32))
+_wide_number = _cast(types.uint64, types.float64, ir.DoubleType())
 
 
 @_jit
@@ -321,6 +309,29 @@ def _mark(x, sizes, n, limit, place, top, low):
 
 
 @_jit
+def _limited(x, n, limit, left, cuts):
+    """Keep (or cut) what is above the limit and the first ``left`` that equal it; return how many do.
+
+    The bits come from the number itself: a loop that reads memory under two types is no vector code.
+    """
+    one, zero, some = np.float32(1), np.float32(0), np.uint32(0)
+    above = np.uint32(limit + np.uint32(1))
+    least = above if cuts or left <= 0 else limit
+    top, low = (zero, one) if cuts else (one, zero)
+    for i in range(n):
+        u = np.uint32(_bits(x[i]) & np.uint32(0x7FFFFFFF))
+        some = np.uint32(some + np.uint32(u == limit))
+        x[i] = x[i] * (top if u >= least else low)
+    equal = np.int64(some)
+    if left > 0 and equal > 0 and (cuts or left < equal):
+        for i in range(n):
+            if _bits(x[i]) & np.uint32(0x7FFFFFFF) == limit:
+                x[i] = x[i] * (zero if cuts == (left > 0) else one)
+                left -= 1
+    return equal
+
+
+@_jit
 def _ranks(sizes, n, keys, one, other, counts, ranks):
     """Write the rank of every entry of a row from 0, the smallest first, equal ones by index.
 
@@ -466,6 +477,65 @@ def _elect_largest(v, shared, rows, m, a):
             x[i] = one if y > zero else zero
     for i in range(m):
         shared[i] = zero if shared[i] == zero else shared[i] * a[i]
+
+
+@_jit
+def _elect(v, rows, m, weights, tied, signs):
+    """Write the sign of every weighted sum; ``tied`` where it is 0, 0 where it is NaN."""
+    one, zero = np.float32(1), np.float32(0)
+    for k in range(rows):
+        w, x = weights[k], v[k]
+        if k == 0:
+            for i in range(m):
+                signs[i] = x[i] * w
+        else:
+            for i in range(m):
+                signs[i] = signs[i] + x[i] * w
+    for i in range(m):
+        s = signs[i]
+        signs[i] = one if s > zero else (-one if s < zero else (tied if s == zero else zero))
+
+
+@_jit
+def _kept(v, rows, m, weights, a, b):
+    """Write the weighted mean of what is not zero to the first row."""
+    one, zero = np.float32(1), np.float32(0)
+    for k in range(rows):
+        w, x = weights[k], v[k]
+        if k == 0:
+            for i in range(m):
+                b[i] = w * (one if x[i] != zero else zero)
+                a[i] = x[i] * w
+        else:
+            for i in range(m):
+                b[i] = b[i] + w * (one if x[i] != zero else zero)
+                a[i] = a[i] + x[i] * w
+    x = v[0]
+    for i in range(m):
+        empty = b[i] == zero
+        q = a[i] / (one if empty else b[i])
+        x[i] = zero if empty else q
+
+
+@_jit
+def _agreeing(v, rows, m, votes, weights, signs, b):
+    """Write the weighted mean of what has the elected sign, and is not zero, to the first row."""
+    one, zero = np.float32(1), np.float32(0)
+    vote, w, a = votes[0], weights[0], v[0]
+    for i in range(m):
+        y = a[i] * (one if a[i] * vote * signs[i] > zero else zero)
+        b[i] = w * (one if y != zero else zero)
+        a[i] = y * w
+    for k in range(1, rows):
+        vote, w, x = votes[k], weights[k], v[k]
+        for i in range(m):
+            y = x[i] * (one if x[i] * vote * signs[i] > zero else zero)
+            b[i] = b[i] + w * (one if y != zero else zero)
+            a[i] = a[i] + y * w
+    for i in range(m):
+        empty = b[i] == zero
+        q = a[i] / (one if empty else b[i])
+        a[i] = zero if empty else q
 
 
 @_jit
@@ -703,21 +773,7 @@ def _steps(
                     x[i] = x[i] / d
             rows = 1
         elif code == 3:
-            for k in range(rows):
-                w, x = weights[o, k], v[k]
-                if k == 0:
-                    for i in range(m):
-                        b[i] = w * (one if x[i] != zero else zero)
-                        a[i] = x[i] * w if weighted[o] else x[i]
-                else:
-                    for i in range(m):
-                        b[i] = b[i] + w * (one if x[i] != zero else zero)
-                        a[i] = a[i] + (x[i] * w if weighted[o] else x[i])
-            x = v[0]
-            for i in range(m):
-                empty = b[i] == zero
-                q = a[i] / (one if empty else b[i])
-                x[i] = zero if empty else q
+            _kept(v, rows, m, weights[o], a, b)
             rows = 1
         elif code == 4:
             f = numbers[o]
@@ -735,53 +791,22 @@ def _steps(
                 for i in range(m):
                     x[i] = x[i] * (zero if np.uint32(words[i]) < limit or everything else f)
         elif code == 6:
-            tied = numbers[o]
-            for k in range(rows):
-                w, x = weights[o, k], v[k]
-                if k == 0:
-                    for i in range(m):
-                        a[i] = x[i] * w if weighted[o] else x[i]
-                else:
-                    for i in range(m):
-                        a[i] = a[i] + (x[i] * w if weighted[o] else x[i])
-            for i in range(m):
-                s = a[i]
-                a[i] = one if s > zero else (-one if s < zero else (tied if s == zero else zero))
+            _elect(v, rows, m, weights[o], numbers[o], a)
             for k in range(rows):
                 w, x = weights[o, k], v[k]
                 for i in range(m):
-                    vote = x[i] * w if weighted[o] else x[i]
-                    x[i] = x[i] * (one if vote * a[i] > zero else zero)
+                    x[i] = x[i] * (one if x[i] * w * a[i] > zero else zero)
+        elif code == 15:
+            _elect(v, rows, m, weights[o], numbers[o], a)
+            _agreeing(v, rows, m, weights[o], weights[o + 1], a, b)
+            rows = 1
         elif code == 7:
             for k in range(rows):
-                limit, x, u = np.uint32(limits[o, k]), v[k], bits[k]
-                for i in range(m):
-                    x[i] = x[i] * (one if (u[i] & np.uint32(0x7FFFFFFF)) >= limit else zero)
+                _limited(v[k], m, np.uint32(limits[o, k]), np.int64(m), False)
         elif code == 8:
-            top = zero if flag == 1 else one
-            low = one if flag == 1 else zero
             for k in range(rows):
-                limit, x, u = np.uint32(limits[o, k]), v[k], bits[k]
-                alike = np.uint32(0)
-                for i in range(m):
-                    alike = np.uint32(alike + np.uint32((u[i] & np.uint32(0x7FFFFFFF)) == limit))
-                equal = np.int64(alike)
                 left = missing[o, k] - seen[o, k]
-                seen[o, k] += equal
-                if left >= equal:  # all of them are marked
-                    for i in range(m):
-                        x[i] = x[i] * (top if (u[i] & np.uint32(0x7FFFFFFF)) >= limit else low)
-                elif left <= 0:
-                    for i in range(m):
-                        x[i] = x[i] * (top if (u[i] & np.uint32(0x7FFFFFFF)) > limit else low)
-                else:
-                    for i in range(m):
-                        y = u[i] & np.uint32(0x7FFFFFFF)
-                        mark = y > limit
-                        if y == limit:
-                            mark = left > 0
-                            left -= 1
-                        x[i] = x[i] * (top if mark else low)
+                seen[o, k] += _limited(v[k], m, np.uint32(limits[o, k]), left, flag == 1)
         elif code == 9:
             top = zero if flag == 1 else one
             low = one if flag == 1 else zero
@@ -1183,10 +1208,34 @@ def sums(
 
 
 @_jit
+def _ordered(order, k, v, rows, m, bounds, wide, places, keys):
+    """Write integers in the order of what a row is ranked by; return how many.
+
+    ``order``: 0 magnitudes, 1 variances over the rows, 2 scores; those that are left out are certainly
+    below ``bounds[2]`` (see `_scores`).
+    """
+    if order == 1:
+        _spread(v, rows, m, keys)
+        return m
+    if order == 0:
+        sizes = v[k].view(np.uint32)
+        for i in range(m):
+            keys[i] = sizes[i] & np.uint32(0x7FFFFFFF)
+        return m
+    n = _scores(v[k], rows, m, bounds[0, k], bounds[1, k], bounds[2, k], wide, places)
+    scores = wide[1]
+    ones, sign = np.uint32(0xFFFFFFFF), np.uint32(0x80000000)
+    for j in range(n):
+        u = _bits(np.float32(scores[j]))
+        keys[j] = np.uint32(u ^ (ones if u >= sign else sign))
+    return n
+
+
+@_jit
 def sample(
     raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
     codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen, bounds,
-    v, bits, counts, spare, wide, upto, varied, into, offset, bad,
+    v, bits, counts, spare, wide, upto, order, into, offset, bad,
 ):  # fmt: skip
     """Write what a measure before step ``upto`` orders, from ``into[:, offset]`` on."""
     for at in range(0, n, block):
@@ -1196,27 +1245,78 @@ def sample(
             upto, codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen,
             bounds, experts, v, bits, start + at, m, row, counts, spare, wide,
         )  # fmt: skip
-        if varied:
-            _spread(v, rows, m, into[0, offset + at : offset + at + m])
-        else:
-            for k in range(rows):
-                u, y = bits[k], into[k, offset + at : offset + at + m]
-                for i in range(m):
-                    y[i] = u[i] & np.uint32(0x7FFFFFFF)
+        if order == 2:
+            _rivals(v, rows, m, flags[upto], bounds[upto], wide)
+        for k in range(len(into)):
+            found = into[k, offset + at : offset + at + m]
+            _ordered(order, k, v, rows, m, bounds[upto], wide, spare, found)
+
+
+@_jit
+def _gather(keys, mask, n, first, last, places, into, found):
+    """Count the keys below one number and equal to it, and gather those above it up to another."""
+    below, low = np.uint32(0), np.uint32(0)
+    for i in range(n):
+        y = np.uint32(keys[i] & mask)
+        below = np.uint32(below + np.uint32(y < first))
+        low = np.uint32(low + np.uint32(y == first))
+    found[0] += np.int64(below)
+    found[1] += np.int64(low)
+    width, least = np.uint32(last - first), np.uint32(first + np.uint32(1))
+    to, room = found[2], len(into) - 1
+    # a column of 16 keys that lie apart is looked at if one of them lies between
+    columns = n // 16
+    some, hits = places[:columns], places[columns : 2 * columns]
+    for i in range(columns):
+        some[i] = np.uint32(0)
+    for lane in range(16):
+        part = keys[lane * columns : (lane + 1) * columns]
+        for i in range(columns):
+            inside = np.uint32((part[i] & mask) - least) < width
+            some[i] = np.uint32(some[i] | np.uint32(inside))
+    many = 0
+    for i in range(columns):
+        hits[many] = np.uint32(i)
+        many += np.int64(some[i])
+    for j in range(many):
+        i = np.int64(hits[j])
+        for _ in range(16):
+            y = np.uint32(keys[i] & mask)
+            into[min(to, room)] = y
+            to += np.int64(np.uint32(y - least) < width)
+            i += columns
+    for i in range(16 * columns, n):
+        y = np.uint32(keys[i] & mask)
+        into[min(to, room)] = y
+        to += np.int64(np.uint32(y - least) < width)
+    found[2] = to
+
+
+@_jit
+def _ends(keys, mask, n, found):
+    """Count the keys that have no high bits, and find the largest."""
+    still, most = np.uint32(0), np.uint32(0)
+    for i in range(n):
+        y = np.uint32(keys[i] & mask)
+        still = np.uint32(still + np.uint32(y < np.uint32(65536)))
+        most = max(most, y)
+    found[3] += np.int64(still)
+    found[4] = max(found[4], np.int64(most))
 
 
 @_jit
 def between(
     raw8, raw16, raw32, kinds, tables, experts, based, n, start, row, block,
     codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen, bounds,
-    v, bits, counts, spare, wide, upto, varied, ends, into, found, bad,
+    v, bits, counts, spare, wide, upto, order, ends, into, found, bad,
 ):  # fmt: skip
     """Count what a measure before step ``upto`` orders, and gather what lies between two numbers.
 
-    ``ends`` (K, 2); ``found`` (K, 5): how many lie below the first, equal it, lie between, equal the
-    second, and have no high bits. What lies between goes to ``into``, while there is room.
+    ``ends`` (R, 2), R rows or a multiple of them; ``found`` (R, 5): how many lie below the first, equal
+    it, and lie above it up to the second; of the first rows also how many have no high bits, and the
+    largest. What lies between goes to ``into``, while there is room; its last column is no room.
     """
-    room = into.shape[1]
+    every, sizes = np.uint32(0xFFFFFFFF), np.uint32(0x7FFFFFFF)
     for at in range(0, n, block):
         m = min(block, n - at)
         _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
@@ -1224,30 +1324,16 @@ def between(
             upto, codes, flags, places, numbers, weighted, weights, keys, limits, missing, seen,
             bounds, experts, v, bits, start + at, m, row, counts, spare, wide,
         )  # fmt: skip
-        for k in range(1 if varied else rows):
-            u = bits[k]
-            if varied:
-                u = bits[experts + 1]
-                _spread(v, rows, m, u)
-            first, last = np.uint32(ends[k, 0]), np.uint32(ends[k, 1])
-            below, low, high, still = np.uint32(0), np.uint32(0), np.uint32(0), np.uint32(0)
-            for i in range(m):
-                y = np.uint32(u[i] & np.uint32(0x7FFFFFFF))
-                below = np.uint32(below + np.uint32(y < first))
-                low = np.uint32(low + np.uint32(y == first))
-                high = np.uint32(high + np.uint32(y == last))
-                still = np.uint32(still + np.uint32(y < np.uint32(65536)))
-            width, n_inside = np.uint32(last - first - np.uint32(1)), 0
-            if last > first:
-                for i in range(m):
-                    y = np.uint32((u[i] & np.uint32(0x7FFFFFFF)) - first - np.uint32(1))
-                    spare[n_inside] = y
-                    n_inside += np.int64(y < width)
-            to = found[k, 2]
-            for i in range(min(n_inside, room - to)):
-                into[k, to + i] = np.uint32(spare[i] + first + np.uint32(1))
-            found[k, 0] += np.int64(below)
-            found[k, 1] += np.int64(low)
-            found[k, 2] += n_inside
-            found[k, 3] += np.int64(high)
-            found[k, 4] += np.int64(still)
+        if order == 2:
+            _rivals(v, rows, m, flags[upto], bounds[upto], wide)
+        several = 1 if order == 1 else rows
+        for k in range(several):
+            ranked, mask, many = bits[k], sizes, m
+            if order > 0:
+                ranked, mask = bits[experts + 1], every
+                many = _ordered(order, k, v, rows, m, bounds[upto], wide, spare, ranked)
+            _ends(ranked, mask, many, found[k])
+            for r in range(k, len(ends), several):
+                first, last = np.uint32(ends[r, 0]), np.uint32(ends[r, 1])
+                _gather(ranked, mask, many, first, last, spare, into[r], found[r])
+                found[r, 0] += m - many

@@ -45,8 +45,6 @@ from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
 Statistics = dict[int, Any]
 _LABEL = "merge"
-#: pieces of the sample of a model
-_SAMPLED = 128
 
 
 class Sink(Protocol):
@@ -253,23 +251,30 @@ class Engine:
     def _measured(
         self, measure: Measure, outputs: Sequence[Output], index: int, step: Step, known: Statistics
     ) -> Any:
-        """Run the rounds of a measure, one of them again where a sample was wrong."""
-        accumulated, whole, round_ = None, None, 0
+        """Run the rounds of a measure; two that find order statistics in one read where that works."""
+        accumulated, round_ = None, 0
         while round_ < measure.rounds:
             started = measure.start(round_, accumulated)
-            if whole is not None and started is None:
-                accumulated, whole = self.round(outputs, index, step, round_ - 1, whole, known), None
-                continue
-            whole = None
-            if measure.hint is not None and measure.hint[0] == round_:
-                sampled = self._sampled(measure, outputs, index, round_, started, known)
-                if sampled is not None:
-                    started, whole = measure.hint[1](started, sampled), started
-            accumulated = self.round(outputs, index, step, round_, started, known)
+            narrowed = started
+            likely = self._likely(measure, outputs, index, round_, started, known)
+            if likely is not None:
+                narrowed = likely.narrowed(started)
+            if likely is not None and likely.fits:
+                bracket = self.bracket(outputs, index, likely, _with(known, index, narrowed))
+                found = bracket.picked(likely, sum(output.info.numel for output in outputs))
+                if found is not None:
+                    accumulated = once.concluded(started, found, bracket.counts[:, 4])
+                    round_ += 2
+                    self.tick(len(outputs))  # the read that was not needed
+                    continue
+                narrowed = started
+            accumulated = self.round(outputs, index, step, round_, narrowed, known)
+            if narrowed is not started and measure.start(round_ + 1, accumulated) is None:
+                accumulated = self.round(outputs, index, step, round_, started, known)
             round_ += 1
         return accumulated
 
-    def _sampled(
+    def _likely(
         self,
         measure: Measure,
         outputs: Sequence[Output],
@@ -277,26 +282,73 @@ class Engine:
         round_: int,
         started: Any,
         known: Statistics,
-    ) -> Any:
-        """Run a round over pieces from all over the tensors; None where that is not worth it."""
+    ) -> once.Likely | None:
+        """Say from a sample where the order statistics lie that two rounds are to find."""
         total = sum(output.info.numel for output in outputs)
-        if total < once.LEAST or any(
-            not self._fused[output.name] or fused.multiplied(output) for output in outputs
-        ):
+        before = [step.op.name for step in _steps_of(outputs[0])[:index] if step.op is not None]
+        if round_ % 2 or total < once.LEAST:
             return None
-        counter, seen = _Counter(measure, round_, started), 0
-        stride, length = total // _SAMPLED, max(1, once.SAMPLE // once.PIECES // 2)
         for output in outputs:
-            numel, block = output.info.numel, output.chain.block if output.chain else 1
-            for at in range(-seen % stride, numel, stride):
-                first = at // block * block
-                piece = Piece(first, min(first + length, numel), ())
-                arena = self._arena(output)
-                self._fill(arena, output, piece)
-                arena.bad[:] = 0
-                self._count(counter, arena, output, known, piece, index)
-            seen += numel
-        return counter.result()
+            taken = self._fused[output.name] and once.worthwhile(measure, output, before)
+            if output.info.numel and not taken:
+                return None
+        asked = once.asked_by(measure, outputs[0], index, round_, started)
+        sampled = self._sampled(asked, outputs, index, _with(known, index, started), total)
+        return once.likely(asked, sampled, once.SPREAD, total)
+
+    def _sampled(
+        self,
+        asked: once.Asked,
+        outputs: Sequence[Output],
+        index: int,
+        known: Statistics,
+        total: int,
+    ) -> NDArray[Any]:
+        """Return what is ranked of pieces from all over the tensors."""
+        places = list(once.places([output.info.numel for output in outputs], total))
+        room = sum(len(starts) * length for starts, length in places)
+        sampled, at = np.empty((asked.rows, room), np.uint32), 0
+        for output, (starts, length) in zip(outputs, places, strict=True):
+            if not starts:
+                continue
+            arena, made = self._arena(output), fused.compile_output(output, known)
+            arena.bad[:] = 0
+            at = once.sample(
+                asked, arena, output, made, index, starts, length, sampled, at,
+                self._reader(arena, output),
+            )  # fmt: skip
+            self._check(arena, output)
+        self._local.arena = None  # what counts has buffers of its own
+        return sampled[:, :at]
+
+    def bracket(
+        self,
+        outputs: Sequence[Output],
+        index: int,
+        likely: once.Likely,
+        known: Statistics,
+    ) -> once.Bracket:
+        """Count and gather in one read of the outputs, each thread on its own."""
+        bins = self._bins(outputs)
+        if len(bins) > 1:
+            parts = self._forked(bins, lambda own, part: own.bracket(part, index, likely, known))
+            return _joined(parts)
+        queue = _Queue(outputs)
+
+        def work() -> once.Bracket:
+            bracket = once.Bracket.of(likely)
+            for output in queue:
+                if output.info.numel:
+                    arena, made = self._arena(output), fused.compile_output(output, known)
+                    for piece in self._pieces(output):
+                        self._fill(arena, output, piece)
+                        arena.bad[:] = 0
+                        bracket.see(likely, arena, output, made, index, piece)
+                        self._check(arena, output)
+                self._ticks.tick()
+            return bracket
+
+        return _joined(self._spread(work, self.options.threads))
 
     def round(
         self,
@@ -518,14 +570,16 @@ class Engine:
                 continue
             accumulated: Any = None
             names = [before.op.name for before in chain.steps[:index] if before.op is not None]
+            if index in again:
+                continue
             if once.worthwhile(step.slicewise, output, names):
                 made, arena.bad[:] = fused.compile_output(output, known), 0
-                accumulated = once.order_statistics(
-                    step.slicewise, arena, output, made, index, whole,
-                    lambda piece: self._fill(arena, output, piece),
-                )  # fmt: skip
+                found = once.of_tensor(output, index, arena, made, whole, self._reader(arena, output))
                 self._check(arena, output)
-            for round_ in range(0 if accumulated is not None else step.slicewise.rounds):
+                again |= found
+                if index in again:
+                    continue
+            for round_ in range(step.slicewise.rounds):
                 counter = _Counter(step.slicewise, round_, step.slicewise.start(round_, accumulated))
                 fresh = known | {i: m.done(a) for i, (m, a) in again.items()}
                 for piece in whole:
@@ -611,12 +665,18 @@ class Engine:
     def _largest(self) -> int:
         return max((output.info.numel for output in self.plan.program.outputs), default=0)
 
-    def _fill(self, arena: fused.Arena, output: Output, piece: Piece) -> None:
-        """Read a piece of every source into the arena."""
+    def _fill(self, arena: fused.Arena, output: Output, *pieces: Piece) -> None:
+        """Read pieces of every source into the arena, one after the other."""
         self._ticks.check()
         for k, ref in enumerate(output.sources):
-            into = arena.raw8[k].data[: piece.count * ref.info.itemsize]
-            self._read(ref, piece, into)
+            at, raw, size = 0, arena.raw8[k].data, ref.info.itemsize
+            for piece in pieces:
+                self._read(ref, piece, raw[at : at + piece.count * size])
+                at += piece.count * size
+
+    def _reader(self, arena: fused.Arena, output: Output) -> Callable[[Sequence[Piece]], None]:
+        """Return what reads pieces of an output into the arena."""
+        return lambda pieces: self._fill(arena, output, *pieces)
 
     def _count(
         self,
@@ -683,9 +743,7 @@ class _Counter:
     ) -> None:
         """Take a slice from the arena; what is ``known`` must be the same for all of a tensor."""
         if self._made is None or self._made[0] is not output:
-            own = getattr(self._started, "known", None)
-            fresh = known if own is None else {**known, index: own}
-            self._made = output, fused.compile_output(output, fresh)
+            self._made = output, fused.compile_output(output, _with(known, index, self._started))
         made, rows = self._made[1], len(output.experts)
         if self._measure.count == "gram":
             found = arena.products(output, made, piece.count, piece.start, upto=index)
@@ -736,6 +794,20 @@ class _Counter:
         if self._measure.join is None:
             raise ValueError("a measure that is counted by kernels can be joined")
         return self._measure.join(self._plain, counted)
+
+
+def _joined(parts: Sequence[once.Bracket]) -> once.Bracket:
+    return reduce(once.Bracket.join, parts)
+
+
+def _steps_of(output: Output) -> tuple[Step, ...]:
+    return output.chain.steps if output.chain is not None else ()
+
+
+def _with(known: Statistics, index: int, started: Any) -> Statistics:
+    """Return what is known, with what a round that has started knows itself."""
+    own = getattr(started, "known", None)
+    return known if own is None else {**known, index: own}
 
 
 def _fresh(started: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.algebra.combine import check_weights
-from taskloom.algebra.core import Measure, Op
+from taskloom.algebra.core import Measure, Op, Step
 from taskloom.algebra.exclusive import kept_of
 from taskloom.algebra.fuse import Rule, coefficients
 from taskloom.algebra.select import Selection
@@ -53,7 +53,7 @@ _CODES = {
     "compete": 22,
 }
 _BLOCK = 4096
-_ROW, _BAND, _NOTHING = 9, 14, 15
+_KEPT, _ELECT, _ROW, _BAND, _NOTHING, _AGREEING = 3, 6, 9, 14, 23, 15
 _AGGREGATES = {"total", "mean", "kept", "blend", "stock", "erase", "compete"}
 #: what a shared vector and the parts of it come from, and what makes one row of them
 _PARTS, _OF_PARTS = {"tall_masks", "elect_largest"}, {"consensus", "take"}
@@ -163,6 +163,12 @@ def by_row(output: Output) -> bool:
     return any(step.op is not None and step.op.name in _ROWS for step in steps)
 
 
+def banded(steps: Sequence[Step], index: int) -> bool:
+    """Whether a step cuts the largest of a tensor, and the next keeps the largest of the rest."""
+    pair = [(step.op.name, step.op.flag) for step in steps[index : index + 2] if step.op is not None]
+    return pair == [("tensor", 1), ("tensor", 0)]
+
+
 def varies(output: Output, index: int) -> bool:
     """Whether a step orders entries by their variance over the experts."""
     op = output.chain.steps[index].op if output.chain is not None else None
@@ -230,16 +236,18 @@ def compile_output(output: Output, statistics: Mapping[int, Any]) -> Compiled:
             made.weighted[at] = True
             made.weights[at] = np.asarray(check_weights(step.op.weights, output.names), np.float32)
         _numbers(made, at, step.op, output, statistics.get(at))
-    if output.info.shape:
-        _join(made)
+    _join(made, ranked=bool(output.info.shape))
     return made
 
 
-def _join(made: Compiled) -> None:
-    """Let a step that cuts the largest of a row and one that keeps the next largest be one."""
+def _join(made: Compiled, *, ranked: bool) -> None:
+    """Let two steps be one: cut the largest of a row and keep the next, elect and average."""
     for at in range(len(made.codes) - 1):
-        if (made.codes[at : at + 2] == _ROW).all() and made.flags[at] and not made.flags[at + 1]:
+        pair = made.codes[at : at + 2]
+        if ranked and (pair == _ROW).all() and made.flags[at] and not made.flags[at + 1]:
             made.codes[at : at + 2] = _BAND, _NOTHING
+        elif (pair == (_ELECT, _KEPT)).all() and not made.places[at : at + 2].any():
+            made.codes[at : at + 2] = _AGREEING, _NOTHING
 
 
 def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) -> None:
@@ -336,11 +344,11 @@ def itemsize(output: Output) -> int:
     return max(output.info.itemsize, *(ref.info.itemsize for ref in output.sources))
 
 
-def working_set(output: Output, elements: int) -> int:
+def working_set(output: Output, elements: int, total: int = 0) -> int:
     """Bytes that a thread takes for an output that `fits`, in slices of so many elements.
 
     The raw bytes of a slice of every source and of the result, a block of float32 of every source with
-    its scratch, and what its measures count in.
+    its scratch, and what its measures count in; ``total``: entries of all outputs of its chain.
     """
     steps = output.chain.steps if output.chain is not None else ()
     ops = [step.op for step in steps if step.op is not None]
@@ -359,22 +367,27 @@ def working_set(output: Output, elements: int) -> int:
         scratch += 4 * 8 * block
     if any(op.name == "rank" for op in ops):
         scratch += (2 * 8 + 4) * row + 3 * 2048 * 4
-    counted = [_counted(step.measure, experts, info.numel, whole=True) for step in steps]
+    counted = []
     for at, step in enumerate(steps):
-        rows = 1 if varies(output, at) else experts
-        ranked = multiplied(output) or any(op.name in RANKED for op in ops[:at])
-        counted.append(_counted(step.slicewise, rows, info.numel, whole=ranked))
+        rows = experts if not varies(output, at) else 1
+        first = at - 1 if at and banded(steps, at - 1) else at
+        once = not multiplied(output) and not any(op.name in RANKED for op in ops[:first])
+        counted.append(_counted(step.measure, rows, max(total, info.numel), once=once))
+        several = 2 * rows if banded(steps, first) else rows
+        counted.append(_counted(step.slicewise, several, info.numel, once=once))
     return raw + scratch + max(counted, default=0)
 
 
-def _counted(measure: Measure | None, rows: int, numel: int, *, whole: bool) -> int:
-    """Bytes of histograms, or of a tensor's sample and of what is gathered: a thirtieth of it."""
+def _counted(measure: Measure | None, rows: int, numel: int, *, once: bool) -> int:
+    """Bytes of histograms or, where a sample says what to gather (`once`), of that or of the sample."""
     if measure is None or measure.count not in ("magnitudes", "scores"):
         return 0
-    if whole:
-        rows = rows * (2 if measure.count == "scores" else 1)
-        return rows * 5 * 8 << 16  # four lanes and their sum
-    return rows * 4 * (numel if numel <= 1 << 17 else min(numel // 30, 1 << 19))
+    histograms = rows * (2 if measure.count == "scores" else 1) * 5 * 8 << 16  # four lanes, their sum
+    if not once:
+        return histograms
+    sample = min(max(numel // 64, 1 << 14), 1 << 18)
+    gathered = numel if numel <= 1 << 17 else int(4 * numel / sample**0.5)  # 4 deviations, 5/4 of it
+    return histograms if gathered > 1 << 19 else rows * 4 * max(sample, gathered)
 
 
 class Arena:
@@ -410,6 +423,7 @@ class Arena:
         self.out16, self.out32 = self.out8.view(np.uint16), self.out8.view(np.uint32)
         self.bad = np.zeros(sources + 1, np.int64)
         self._room = np.empty(0, np.uint32)
+        self._shown: tuple[Output, tuple[Any, ...], tuple[Any, ...]] | None = None
 
     def room(self, rows: int, size: int) -> Numbers:
         """Return ``(rows, size)`` numbers of 32 bits or more, the same memory each time."""
@@ -418,9 +432,16 @@ class Arena:
         return self._room[: rows * size].reshape(rows, size)
 
     def _sources(self, output: Output, count: int, start: int) -> tuple[Any, ...]:
+        """Return what the kernels take first; most of it is that of the slice before."""
+        if self._shown is None or self._shown[0] is not output:
+            self._shown = output, *self._show(output)
+        _, before, after = self._shown
+        return (*before, count, start, *after)
+
+    def _show(self, output: Output) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return what the kernels take before and after the place of a slice."""
         kinds = [ref.info.kind for ref in output.sources]
         experts = len(output.experts)
-        based = len(kinds) - experts
         row = output.info.shape[-1] if output.info.shape else 1
         ranked = output.chain is not None and any(
             s.op and s.op.name in _ROWS for s in output.chain.steps
@@ -430,19 +451,16 @@ class Arena:
             block = max(1, block // row) * row
         elif output.chain is not None and block % output.chain.block:
             block = max(1, block // output.chain.block) * output.chain.block
-        return (
+        before = (
             self.raw8,
             self.raw16,
             self.raw32,
             np.array([KINDS[kind] for kind in kinds], np.int64),
             np.stack([_table(kind) for kind in kinds]),
             experts,
-            based,
-            count,
-            start,
-            max(1, row),
-            block,
+            len(kinds) - experts,
         )
+        return before, (max(1, row), block)
 
     def nonfinite(self, output: Output, count: int) -> int:
         """Count what is not finite among the first ``count`` results."""
@@ -519,6 +537,7 @@ class Arena:
         start: int,
         *,
         upto: int,
+        order: int,
         into: Numbers,
         at: int,
     ) -> None:
@@ -528,7 +547,7 @@ class Arena:
             *made.arguments,
             *self._scratch,
             upto,
-            varies(output, upto),
+            order,
             into,
             at,
             self.bad,
@@ -542,6 +561,7 @@ class Arena:
         start: int,
         *,
         upto: int,
+        order: int,
         ends: Numbers,
         into: Numbers,
         found: Numbers,
@@ -552,7 +572,7 @@ class Arena:
             *made.arguments,
             *self._scratch,
             upto,
-            varies(output, upto),
+            order,
             ends,
             into,
             found,

@@ -1,38 +1,122 @@
-"""Order statistics of a tensor in one read of it, between two numbers that a sample gives.
+"""Order statistics of a tensor or a model in one read of it, between two numbers that a sample gives.
 
-Radix selection reads a tensor twice. Here some thousands of entries from all over the tensor say between
-which two numbers the wanted one lies; one read then counts what lies below and above them, and gathers
-what lies between, of which the wanted one is picked. The counts also tell whether the sample was right.
-Where it was not, or where there would be too much to gather, the tensor is read twice. The result is
+Radix selection reads everything twice. Here some thousands of entries from all over say between which
+two numbers a wanted one lies; one read then counts what lies below and above them, and gathers what
+lies between, of which the wanted one is picked. The counts also tell whether the sample was right.
+Where it was not, or where there would be too much to gather, everything is read twice. The result is
 the same and exact.
+
+A step that keeps the next largest of a tensor after one that cut the largest asks for a rank of the
+same tensor, so both are answered by one read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.algebra.core import Measure
-from taskloom.algebra.select import Found, Radix, Selection
-from taskloom.merging.fused import RANKED, Arena, Compiled, multiplied, varies
+from taskloom.algebra.select import Found, Radix
+from taskloom.merging.fused import RANKED, Arena, Compiled, banded, multiplied, varies
 from taskloom.merging.program import Output
 from taskloom.merging.slices import Piece
 
-#: entries of the smallest sample, and the pieces it is taken in
-SAMPLE, PIECES = 1 << 14, 32
-#: one entry of so many is in the sample of a large tensor, up to a limit
+#: entries of the smallest sample of a tensor, and the pieces it is taken in
+SAMPLE, PIECES = 1 << 14, 16
+#: one entry of so many is in the sample of what is large, up to a limit
 SHARE, MOST = 64, 1 << 18
-#: entries of the largest tensor that is sorted, where it is one slice
+#: pieces of the sample of a model
+SPREAD = 128
+#: entries of the largest tensor that is sorted, where it is one slice, and of the smallest model sampled
 LEAST = 1 << 17
-#: entries that are gathered at most, for each expert
+#: entries that are gathered at most, for each number that is wanted
 ROOM = 1 << 19
 #: standard deviations of the rank in the sample
 _WIDE = 4.0
+#: keys from here on are magnitudes that are not finite
+_INFINITE = 0x7F800000
+#: what the kernels order: magnitudes, variances over the experts, scores
+MAGNITUDES, VARIANCES, SCORES = range(3)
 Numbers = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is ranked, and which of it is wanted.
+
+    Attributes
+    ----------
+    order
+        What the kernels order.
+    rows
+        How many rows there are of it: the experts, or one.
+    ranks
+        (how many of each row have no high bits, how many there are in each) -> ranks from 1, for as
+        many numbers as are wanted of every row, those of the first rank first; None where one of them
+        is above all entries.
+    """
+
+    order: int
+    rows: int
+    ranks: Callable[[Numbers, int], Numbers | None]
+
+
+def asked_by(
+    measure: Measure, output: Output, index: int, round_: int = 0, started: Any = None
+) -> Asked:
+    """Return what a measure asks for that counts in two rounds from ``round_`` on."""
+    varied = varies(output, index)
+    order = VARIANCES if varied else SCORES if getattr(started, "scored", False) else MAGNITUDES
+
+    def ranks(still: Numbers, numel: int) -> Numbers | None:
+        radix = radix_of(second_round(measure, round_, started, still, numel))
+        if radix.prefix is None or radix.rest is None or radix.beyond is None or radix.beyond.any():
+            return None
+        some: Numbers = np.tile(still, len(radix.rest) // len(still))
+        found: Numbers = radix.rest + np.where(radix.prefix > 0, some, 0)
+        return found
+
+    return Asked(order, 1 if varied else len(output.experts), ranks)
+
+
+def asked_of_band(cut: Asked, kept: Asked) -> Asked:
+    """Return what both a step that cuts and the next one, which keeps of the rest, ask for.
+
+    Of n entries c are 0 after the first step. The rank r of the second is r - c among all.
+    """
+
+    def ranks(still: Numbers, numel: int) -> Numbers | None:
+        first, second = cut.ranks(still, numel), kept.ranks(still, numel)
+        if first is None or second is None:
+            return None
+        second = second - (numel - first + 1)
+        return np.concatenate([first, second]) if (second > 0).all() else None
+
+    return Asked(cut.order, cut.rows, ranks)
+
+
+def second_round(measure: Measure, round_: int, started: Any, still: Numbers, numel: int) -> Any:
+    """Start the second round, as if of ``numel`` entries ``still`` had no high bits."""
+    counts = np.stack([still, numel - still], 1)
+    plain = started is None or isinstance(started, Radix)
+    return measure.start(round_ + 1, Radix(counts) if plain else started.counted(counts, None))
+
+
+def radix_of(started: Any) -> Radix:
+    """Return the histogram that a round counts in."""
+    found: Radix = started if isinstance(started, Radix) else started.radix
+    return found
+
+
+def concluded(started: Any, found: Found, largest: Numbers) -> Any:
+    """Return what a measure has accumulated after the two rounds that ``started`` began."""
+    plain = started is None or isinstance(started, Radix)
+    return found if plain else started.found(found, largest)
 
 
 def worthwhile(measure: Measure, output: Output, before: Sequence[str]) -> bool:
@@ -40,138 +124,311 @@ def worthwhile(measure: Measure, output: Output, before: Sequence[str]) -> bool:
 
     Of adapters many rows would be multiplied for few entries.
     """
-    known = measure.count == "magnitudes" and not {*RANKED} & {*before}
+    known = measure.count in ("magnitudes", "scores") and not {*RANKED} & {*before}
     return known and output.info.numel > 0 and not multiplied(output)
 
 
-def order_statistics(
-    measure: Measure,
-    arena: Arena,
+@dataclass(frozen=True)
+class Likely:
+    """What a sample says.
+
+    Attributes
+    ----------
+    asked
+        What is wanted.
+    ends
+        ``(R, 2)``: two numbers for each wanted one, between which it lies, almost certainly.
+    most
+        How many entries of a row lie between them at most, about.
+    """
+
+    asked: Asked
+    ends: Numbers
+    most: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is not too much to gather."""
+        return self.most <= ROOM
+
+    def narrowed(self, started: Any) -> Any:
+        """Return a round that need not look at scores below the ends."""
+        return started.between(self.ends[:, 0]) if self.asked.order == SCORES else started
+
+
+@dataclass
+class Bracket:
+    """What was found so far of pairs of numbers between which the wanted ones lie.
+
+    Attributes
+    ----------
+    counts
+        ``(R, 5)``: how many lie below the first, equal it, and lie above it up to the second; of the
+        first rows also how many have no high bits, and the largest of all.
+    gathered
+        ``(R, most + 1)``: what lies between, the last column apart.
+    """
+
+    counts: Numbers
+    gathered: Numbers
+
+    @classmethod
+    def of(cls, likely: Likely, room: Callable[[int, int], Numbers] | None = None) -> Bracket:
+        """Start with nothing seen, in memory of ``room(rows, columns)``."""
+        rows, columns = len(likely.ends), likely.most + 1
+        own = np.empty((rows, columns), np.uint32) if room is None else room(rows, columns)
+        return cls(np.zeros((rows, 5), np.int64), own)
+
+    def see(
+        self, likely: Likely, arena: Arena, output: Output, made: Compiled, index: int, piece: Piece
+    ) -> None:
+        """Take the piece that is in the arena."""
+        arena.between(
+            output,
+            made,
+            piece.count,
+            piece.start,
+            upto=index,
+            order=likely.asked.order,
+            ends=likely.ends,
+            into=self.gathered,
+            found=self.counts,
+        )
+
+    def rows(self) -> list[Numbers | None]:
+        """Return what lies between, row by row; None where there was more than room."""
+        room = self.gathered.shape[1] - 1
+        inside = self.counts[:, 2]
+        return [
+            row[: int(n)] if n <= room else None for row, n in zip(self.gathered, inside, strict=True)
+        ]
+
+    def join(self, other: Bracket) -> Bracket:
+        """Return what both have seen."""
+        counts = self.counts + other.counts
+        counts[:, 4] = np.maximum(self.counts[:, 4], other.counts[:, 4])
+        parts = [
+            None if a is None or b is None else np.concatenate([a, b])
+            for a, b in zip(self.rows(), other.rows(), strict=True)
+        ]
+        if any(part is None for part in parts):
+            return Bracket(counts, np.empty((len(parts), 1), np.uint32))
+        room = np.empty((len(parts), max(len(p) for p in parts if p is not None) + 1), np.uint32)
+        for row, part in zip(room, parts, strict=True):
+            if part is not None:
+                row[: len(part)] = part
+        return Bracket(counts, room)
+
+    def picked(self, likely: Likely, total: int) -> Found | None:
+        """Return the wanted numbers of ``total`` entries; None if the sample was wrong."""
+        asked = likely.asked
+        ranks = asked.ranks(self.counts[: asked.rows, 3], total)
+        if ranks is None or _odd(asked, ranks, self.counts[:, 4]):
+            return None
+        several = zip(ranks, self.counts, likely.ends[:, 0], self.rows(), strict=True)
+        picked = [_pick(int(rank), row, int(first), between) for rank, row, first, between in several]
+        known = [each for each in picked if each is not None]
+        return _found(known) if len(known) == len(picked) else None
+
+
+def of_tensor(
     output: Output,
-    made: Compiled,
     index: int,
+    arena: Arena,
+    made: Compiled,
     pieces: Sequence[Piece],
-    read: Callable[[Piece], None],
-) -> Found | None:
-    """Return what the measure's rounds would have found; None if the sample was wrong.
+    read: Callable[[Sequence[Piece]], None],
+) -> dict[int, tuple[Measure, Found]]:
+    """Return what the rounds of a step's measure would have found, and perhaps those of the next one.
+
+    By index of the step; nothing if the sample was wrong.
 
     Parameters
     ----------
-    measure
-        One that is `worthwhile`.
+    index
+        Of a step whose measure is `worthwhile`.
     arena
-        Its buffers hold a slice after ``read``.
+        Its buffers hold pieces, one after the other, after ``read``.
     made
         The steps; those before ``index`` are taken first.
     pieces
         The whole tensor.
     read
-        Brings a piece into the arena.
+        Brings pieces into the arena.
     """
-    rows, numel = 1 if varies(output, index) else len(output.experts), output.info.numel
+    steps = output.chain.steps if output.chain is not None else ()
+    measure = steps[index].slicewise
+    if measure is None:
+        return {}
+    asked = asked_by(measure, output, index)
+    after = steps[index + 1].slicewise if banded(steps, index) else None
+    if after is not None:
+        both = asked_of_band(asked, asked_by(after, output, index + 1))
+        found = _searched(both, arena, output, made, index, pieces, read)
+        if found is not None:
+            first, second = _band(found, asked.rows)
+            return {index: (measure, first), index + 1: (after, second)}
+    found = _searched(asked, arena, output, made, index, pieces, read)
+    return {} if found is None else {index: (measure, found)}
+
+
+def _searched(
+    asked: Asked,
+    arena: Arena,
+    output: Output,
+    made: Compiled,
+    index: int,
+    pieces: Sequence[Piece],
+    read: Callable[[Sequence[Piece]], None],
+) -> Found | None:
+    """Return what is wanted of a tensor; None if the sample was wrong."""
+    numel = output.info.numel
     if len(pieces) == 1 and numel <= LEAST:
-        into = arena.room(rows, numel)[:, :numel]
-        read(pieces[0])
-        arena.sample(output, made, numel, 0, upto=index, into=into, at=0)
-        return _sorted(measure, into)
+        into = arena.room(asked.rows, numel)[:, :numel]
+        read(pieces)
+        arena.sample(output, made, numel, 0, upto=index, order=asked.order, into=into, at=0)
+        return _sorted(asked, into)
     length = min(max(SAMPLE, min(numel // SHARE, MOST)) // PIECES, arena.elements, numel // PIECES)
-    sampled = arena.room(rows, PIECES * length)
-    for number in range(PIECES):
-        start = number * (numel // PIECES)
-        piece = Piece(start, start + length, (length,))
-        read(piece)
-        arena.sample(output, made, length, start, upto=index, into=sampled, at=number * length)
-    likely = _ends(measure, sampled[:, : PIECES * length], numel)
-    if likely is None:
+    if not length:
         return None
-    ends, most = likely
-    into, found = arena.room(rows, most), np.zeros((rows, 5), np.int64)
+    starts = [number * (numel // PIECES) for number in range(PIECES)]
+    sampled = arena.room(asked.rows, PIECES * length)
+    sample(asked, arena, output, made, index, starts, length, sampled, 0, read)
+    said = likely(asked, sampled, PIECES, numel)
+    if said is None or not said.fits:
+        return None
+    bracket = Bracket.of(said, arena.room)
     for piece in pieces:
-        read(piece)
-        arena.between(
-            output, made, piece.count, piece.start, upto=index, ends=ends, into=into, found=found
+        read([piece])
+        bracket.see(said, arena, output, made, index, piece)
+    return bracket.picked(said, numel)
+
+
+def sample(
+    asked: Asked,
+    arena: Arena,
+    output: Output,
+    made: Compiled,
+    index: int,
+    starts: Sequence[int],
+    length: int,
+    into: Numbers,
+    at: int,
+    read: Callable[[Sequence[Piece]], None],
+) -> int:
+    """Write pieces of a tensor into ``into[:, at:]``, as many at a time as the arena holds.
+
+    Return where the next would go. To the steps before they are one piece; what they do elsewhere in
+    the tensor is as good a sample.
+    """
+    numel, several = output.info.numel, max(1, arena.elements // length)
+    for first in range(0, len(starts), several):
+        taken = [
+            Piece(s, min(s + length, numel), (min(length, numel - s),))
+            for s in starts[first : first + several]
+        ]
+        read(taken)
+        count = sum(piece.count for piece in taken)
+        arena.sample(
+            output, made, count, taken[0].start, upto=index, order=asked.order, into=into, at=at
         )
-    ranks = _ranks(measure, found[:, 4], numel)
-    if ranks is None:
-        return None
-    picked = [
-        _pick(int(rank), row, end, gathered)
-        for rank, row, end, gathered in zip(ranks, found, ends, into, strict=True)
-    ]
-    known = [each for each in picked if each is not None]
-    return _found(known) if len(known) == rows else None
+        at += count
+    return at
 
 
-def _sorted(measure: Measure, rows: Numbers) -> Found | None:
+def places(numels: Sequence[int], total: int) -> Iterator[tuple[list[int], int]]:
+    """Yield for each tensor of a model where pieces of its sample start, and how long they are.
+
+    >>> list(places([1 << 20, 1 << 10], (1 << 20) + (1 << 10)))[1]
+    ([], 128)
+    """
+    stride, seen = max(1, total // SPREAD), 0
+    length = max(1, min(max(SAMPLE, min(total // SHARE, MOST)) // SPREAD, stride))
+    for numel in numels:
+        yield list(range(-seen % stride, numel, stride)), length
+        seen += numel
+
+
+def _sorted(asked: Asked, rows: Numbers) -> Found | None:
     """Return the wanted numbers of a tensor whose entries are all there."""
     numel = rows.shape[1]
-    ranks = _ranks(measure, (rows < 1 << 16).sum(1), numel)
-    if ranks is None:
+    ranks = asked.ranks((rows < 1 << 16).sum(1), numel)
+    if ranks is None or _odd(asked, ranks, rows):
         return None
-    none, all_of_it = np.array([0, 0, numel, 0]), np.array([-1, 1 << 32])
-    picked = [_pick(int(rank), none, all_of_it, row) for rank, row in zip(ranks, rows, strict=True)]
+    none = np.array([0, 0, numel])
+    picked = [_pick(int(r), none, 0, rows[k % len(rows)]) for k, r in enumerate(ranks)]
     return _found([each for each in picked if each is not None])
 
 
+def _odd(asked: Asked, ranks: Numbers, keys: Numbers) -> bool:
+    """Whether something is not finite, which times 0 is not 0: a step that cuts leaves it."""
+    return len(ranks) > asked.rows and asked.order == MAGNITUDES and int(keys.max()) >= _INFINITE
+
+
 def _found(picked: list[tuple[int, int]]) -> Found:
-    limits, missing = np.array(picked, np.int64).T
-    return Found(Selection(limits.astype(np.int32), missing, np.zeros_like(missing)))
+    keys, missing = np.array(picked, np.int64).reshape(-1, 2).T
+    return Found(keys, missing)
 
 
-def _ranks(measure: Measure, still: Numbers, numel: int) -> Numbers | None:
-    """Return the wanted ranks, from 1, of ``numel`` entries; None if one is above all of them.
+def likely(asked: Asked, sampled: Numbers, pieces: int, total: int) -> Likely | None:
+    """Say where the wanted numbers lie among ``total`` entries, of which a sample is given.
 
-    ``still``: how many have no high bits, which SCE leaves out of its count.
-    """
-    second: Radix = measure.start(1, Radix(np.stack([still, numel - still], 1)))
-    if second.prefix is None or second.rest is None or second.beyond is None or second.beyond.any():
-        return None
-    ranks: Numbers = second.rest + np.where(second.prefix > 0, still, 0)
-    return ranks
-
-
-def _ends(measure: Measure, sampled: Numbers, numel: int) -> tuple[Numbers, int] | None:
-    """Return two numbers for each row between which the wanted one lies, almost certainly.
-
-    And how many entries of a row lie between them at most, about. How far apart they are follows from
-    how much the pieces of the sample differ. None where too many entries would lie between them.
+    How far apart the ends are follows from how much the pieces of the sample differ. None where a
+    rank is above all entries.
     """
     size = sampled.shape[1]
-    ranks = _ranks(measure, (sampled < 1 << 16).sum(1), size)
+    ranks = asked.ranks((sampled < 1 << 16).sum(1), size)
     if ranks is None:
         return None
-    ends, most = np.zeros((len(sampled), 2), np.int64), 0
-    for row, rank, end in zip(sampled, ranks, ends, strict=True):
-        ordered = np.sort(row)
-        below = (row.reshape(PIECES, -1) < ordered[rank - 1]).mean(1)
-        clustered = float(below.std()) / math.sqrt(PIECES) * size
-        margin = int(_WIDE * max(clustered, math.sqrt(rank * (size - rank) / size)) + 8)
-        first, last = rank - 1 - margin, rank - 1 + margin
-        end[0] = ordered[first] if first >= 0 else 0
-        end[1] = ordered[last] if last < size else 0x7FFFFFFF
-        inside = np.count_nonzero((row > end[0]) & (row < end[1]))
-        most = max(most, int(1.25 * inside / size * numel) + 1024)
-    return (ends, most) if most <= ROOM else None
+    ends, most = np.zeros((len(ranks), 2), np.int64), 0
+    even = size // pieces * pieces
+    for at, (rank, end) in enumerate(zip(ranks, ends, strict=True)):
+        row = sampled[at % len(sampled)]
+        margin = int(_WIDE * math.sqrt(rank * (size - rank) / size) + 8)
+        end[0] = _at(row, rank - margin)
+        beside = int(end[0]) or _at(row, rank + margin)
+        below = (row[:even].reshape(pieces, -1) < beside).mean(1)
+        clustered = int(_WIDE * float(below.std()) / math.sqrt(pieces) * size + 8)
+        if clustered > margin:
+            margin = clustered
+            end[0] = _at(row, rank - margin)
+        end[1] = max(int(end[0]), _at(row, rank + margin))
+        inside = np.count_nonzero((row > end[0]) & (row <= end[1]))
+        most = max(most, int(1.25 * inside / size * total) + 1024)
+    return Likely(asked, ends, most)
 
 
-def _pick(rank: int, found: Numbers, ends: Numbers, gathered: Numbers) -> tuple[int, int] | None:
+def _at(row: Numbers, rank: int) -> int:
+    """Return the entry of a rank; the smallest or largest number there is beyond the first and last."""
+    from taskloom.merging.nth import nth
+
+    if not 1 <= rank <= len(row):
+        return 0 if rank < 1 else 0xFFFFFFFF
+    return int(nth(row, rank)[0])
+
+
+def _pick(rank: int, found: Numbers, first: int, gathered: Numbers | None) -> tuple[int, int] | None:
     """Return the entry of a rank, and how many equal to it are not below that rank."""
-    below, low, inside, high = (int(count) for count in found[:4])
-    first, last = int(ends[0]), int(ends[1])
+    below, low, inside = (int(count) for count in found[:3])
     left = rank - below
     if left <= 0:
         return None
     if left <= low:
         return first, low - left + 1
     left -= low
-    if left <= inside:
-        if inside > len(gathered):
-            return None
-        part = gathered[:inside]
-        limit = int(np.partition(part, left - 1)[left - 1])
-        less, equal = np.count_nonzero(part < limit), np.count_nonzero(part == limit)
-        return limit, int(equal - (left - less) + 1)
-    left -= inside
-    if last > first and left <= high:
-        return last, high - left + 1
-    return None
+    if left > inside or gathered is None:
+        return None
+    from taskloom.merging.nth import nth
+
+    limit, less, equal = nth(gathered, left)
+    return int(limit), int(equal - (left - less) + 1)
+
+
+def _band(both: Found, rows: int) -> tuple[Found, Found]:
+    """Return what a step that cuts and the next one, which keeps of the rest, need to know.
+
+    Where their limits are one number, entries equal to it that were cut are not there to be kept.
+    """
+    first = Found(both.keys[:rows], both.missing[:rows])
+    keys, missing = both.keys[rows:], both.missing[rows:]
+    return first, Found(keys, np.where(keys == first.keys, missing - first.missing, missing))

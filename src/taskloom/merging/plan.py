@@ -150,6 +150,7 @@ class MergePlan:
         read = memory = matrix = 0
         grain = Grain.ELEMENT if chain is None else chain.grain
         whole: Output | None = None
+        total = sum(output.info.numel for output in outputs)
         for output in outputs:
             how = self.cutting(output)
             read += self.output_reads(output) * output.nbytes_read
@@ -157,7 +158,7 @@ class MergePlan:
             if grain == Grain.MATRIX:
                 matrix = max(matrix, _plain(output, size), _working_set(output))
             elif chain is not None and fused.fits(output):
-                memory = max(memory, fused.working_set(output, self.elements))
+                memory = max(memory, fused.working_set(output, self.elements, total))
                 size = 0
             else:
                 memory = max(memory, _plain(output, size))
