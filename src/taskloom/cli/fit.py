@@ -36,6 +36,20 @@ if TYPE_CHECKING:
     help="Which expert was trained on a task, where it is not called after it; repeat for each.",
 )
 @click.option(
+    "--prefer",
+    "preferences",
+    multiple=True,
+    metavar="TASK=WEIGHT",
+    help="Weight of a task in what a search makes smaller; repeat for each.",
+)
+@click.option("--evaluations", type=int, help="Budget of a search: merges that are tried.")
+@click.option("--minutes", type=float, help="Budget of a search: minutes of trying merges.")
+@click.option(
+    "--journal",
+    type=click.Path(path_type=Path),
+    help="Where a search keeps what it measured, to be resumed; in the cache by default.",
+)
+@click.option(
     "--examples",
     type=click.IntRange(1),
     default=256,
@@ -64,6 +78,10 @@ def command(
     tasks: tuple[str, ...],
     settings: tuple[str, ...],
     owners: tuple[str, ...],
+    preferences: tuple[str, ...],
+    evaluations: int | None,
+    minutes: float | None,
+    journal: Path | None,
     examples: int,
     batch_size: int,
     transductive: bool,
@@ -89,11 +107,13 @@ def command(
             list(tasks),
             base,
             wanted,
-            options=options.parsed(settings),
+            options=options.parsed(settings) | _budget(evaluations, minutes),
             own=_owners(owners),
             output=output_path,
             trace=trace,
             picture=picture,
+            preference=options.preferred(preferences),
+            journal=journal,
             examples=examples,
             batch_size=batch_size,
             split="test" if transductive else "train",
@@ -107,6 +127,11 @@ def command(
         output.print_json(found)
         return
     _tell(found)
+
+
+def _budget(evaluations: int | None, minutes: float | None) -> dict[str, float]:
+    given = {"evaluations": evaluations, "minutes": minutes}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _owners(words: tuple[str, ...]) -> dict[str, str] | None:
@@ -130,11 +155,11 @@ def _tell(found: FitReport) -> None:
     output.print_table("On validation (95 % intervals)", columns, rows)
     said, trace = found.fitted.said, found.fitted.trace
     if trace:
-        told = (
-            f"{said.get('objective', 'loss')} {trace[0].loss:.4f} at first, {trace[-1].loss:.4f} at last"
-        )
+        end = trace[-1].values.get("best", trace[-1].loss)
+        last = "at best" if "best" in trace[-1].values else "at last"
+        told = f"{said.get('objective', 'loss')} {trace[0].loss:.4f} at first, {end:.4f} {last}"
         click.echo(f"{told} ({len(trace)} steps, {said.get('seconds', '?')} s)")
-    for key in ("left out", "kept", "collapse"):
+    for key in ("evaluations", "modules", "not finite", "collapsed", "left out", "kept", "collapse"):
         if key in said:
             click.echo(f"{key}: {said[key]}")
     if said.get("transductive", "no") != "no":

@@ -7,7 +7,7 @@ validation splits. Test splits stay sealed otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from taskloom.learn.data import check_split
 from taskloom.learn.fitted import FitStopped, Fitted
 from taskloom.learn.probe import Batch, Examples, Probe
 from taskloom.learn.problem import Problem
-from taskloom.merging.api import merge, merge_files
+from taskloom.merging.api import merge
 from taskloom.models.head import Head
 from taskloom.progress import Progress, silent
 from taskloom.registry import get
@@ -31,7 +31,9 @@ from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
 from taskloom.runs.plan import Limits
 from taskloom.runs.soup import Tasted, Taster, tasted
 from taskloom.runs.trace import check_picture, save_trace, save_trace_picture
+from taskloom.runs.trying import Merges, write_recipe
 from taskloom.store.atomic import refuse_existing, write_json
+from taskloom.store.cache import cache_root, canonical_digest
 from taskloom.store.pool import Pool, open_pool
 
 Split = Literal["train", "test"]
@@ -78,6 +80,8 @@ def fit(
     output: str | Path | None = None,
     trace: str | Path | None = None,
     picture: str | Path | None = None,
+    preference: Mapping[str, float] | None = None,
+    journal: str | Path | None = None,
     examples: int = 256,
     batch_size: int = 16,
     split: Split = "train",
@@ -113,6 +117,12 @@ def fit(
         ``.json`` or ``.csv`` file for the trace.
     picture
         PNG or SVG file of the loss and the coefficients by step.
+    preference
+        Weight of each task in the loss, for methods that search (option ``prefer``).
+    journal
+        File in which methods that search keep what they measured, so that an interrupted fit is
+        resumed by the same call; by default one in the cache that belongs to base, experts, tasks,
+        method and seed.
     examples
         Most examples of a task that are fitted on, drawn with ``seed``.
     batch_size
@@ -139,7 +149,8 @@ def fit(
         Names, options, data or weights that do not fit, or an output that exists.
     """
     names = _names(tasks)
-    given = get("fit", method).validate(dict(options or {}))
+    entry = get("fit", method)
+    given = entry.validate({**(options or {}), **({"prefer": preference} if preference else {})})
     check_picture(picture, trace)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
@@ -156,8 +167,10 @@ def fit(
     loaded = [desk.load(task, limits or Limits()) for task in tasks]
     heads = {data.task.name: desk.head(data) for data in loaded}
     on = _problem(desk, pool, loaded, heads, own, examples, batch_size, split, progress)
+    kept = Path(journal) if journal is not None else _journal(pool, names, method, seed)
+    on = replace(on, merge=Merges(pool), journal=kept)
     try:
-        fitted: Fitted = get("fit", method).function(on, **given)
+        fitted: Fitted = entry.function(on, **given)
     except FitStopped as error:
         raise _kept(error, output or trace) from None
     if trace is not None:
@@ -178,17 +191,18 @@ def fit(
         )
     where = None
     if output is not None:
-        where = merge_files(
-            desk.reader.encoder.directory,
-            {expert.name: expert for expert in pool.experts},
-            fitted.method,
-            output,
-            overwrite=overwrite,
-            progress=progress,
-            **fitted.options,
-        ).path
+        where = write_recipe(
+            pool, fitted.method, fitted.options, output, overwrite=overwrite, progress=progress
+        )
     told = (None if each is None else Path(each) for each in (trace, picture))
     return FitReport(fitted, tuple(names), pool.names, scored, verdict, where, *told)
+
+
+def _journal(pool: Pool, tasks: Sequence[str], method: str, seed: int) -> Path:
+    """Return where a search's measurements are kept unless a file is named."""
+    models = [pool.yardstick.digest(), *([e.name, e.checkpoint.digest()] for e in pool.experts)]
+    digest = canonical_digest([models, list(tasks), method, seed])
+    return cache_root() / "searches" / f"{digest[:32]}.jsonl"
 
 
 def _names(tasks: Sequence[str]) -> list[str]:
@@ -271,7 +285,7 @@ def _scored(pool: Pool, taster: Taster, fitted: Fitted, progress: Progress) -> d
             for name, expert in by_name.items()
         },
         "average": lambda: merge(base, by_name, "average"),
-        FITTED: lambda: merge(base, by_name, fitted.method, **fitted.options),
+        FITTED: lambda: Merges(pool)(fitted.method, fitted.options),
     }
     found = {}
     for number, (name, weights) in enumerate(models.items()):

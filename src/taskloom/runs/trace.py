@@ -10,6 +10,7 @@ from taskloom.errors import MissingExtra, PlanError
 from taskloom.learn.fitted import Fitted
 from taskloom.runs.report import theme
 from taskloom.runs.report.style import Spec, axis, config, fixed
+from taskloom.runs.search_chart import is_search, search_chart
 from taskloom.store.atomic import atomic_file, write_json
 
 _MEAN = "mean "
@@ -52,7 +53,8 @@ def save_trace(fitted: Fitted, path: str | Path) -> Path:
 def trace_chart(fitted: Fitted) -> Spec:
     """Return a vega-lite specification: the loss by step, and below it what else was measured.
 
-    The lower panel has the mean coefficient of every expert, where the trace tells them.
+    The lower panel has the mean coefficient of every expert, where the trace tells them. A search is
+    drawn as `taskloom.runs.search_chart.search_chart` says.
 
     Raises
     ------
@@ -61,6 +63,8 @@ def trace_chart(fitted: Fitted) -> Spec:
     """
     if not fitted.trace:
         raise PlanError("there is no step to draw", hint="Take one step or more")
+    if is_search(fitted):
+        return search_chart(fitted)
     loss = [{"step": s.step, "value": s.loss, "of": "loss", "panel": "loss"} for s in fitted.trace]
     means = [
         {"step": s.step, "value": v, "of": name.removeprefix(_MEAN), "panel": "mean"}
