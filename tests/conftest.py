@@ -35,7 +35,9 @@ def pytest_terminal_summary(terminalreporter):
     table: dict[str, dict[str, str]] = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            for method, rule, excepted in (v for k, v in report.user_properties if k == "battery"):
+            for method, rule, excepted in (
+                v for k, v in getattr(report, "user_properties", ()) if k == "battery"
+            ):
                 mark = "-" if excepted else "+"
                 table.setdefault(method, {})[rule] = mark if outcome == "passed" else "F"
     if not table:
