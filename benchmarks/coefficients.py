@@ -11,7 +11,8 @@ batches in several ways, each in a process of its own (forked once packages are 
 - "in the graph": task vectors in memory, merged weights computed from them inside the autograd graph.
   Written here; what the released code of AdaMerging does, with `functional_call`.
 - "FusionBench": its `LayerWiseMergedModel` and `entropy_loss` in the loop of its AdaMerging, in the
-  interpreter that ``--peer`` names, if there is one.
+  interpreter that ``--peer`` names, if there is one. Their files are run by themselves, so that the
+  package may be installed without what the rest of it needs.
 
 Peak memory is resident memory above that of a process that has fitted a tiny model in the same way.
 Every way runs one step first, which is not timed. A "model" is the bytes of the weights in float32.
@@ -20,7 +21,9 @@ Every way runs one step first, which is not timed. A "model" is the bytes of the
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -29,6 +32,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -175,12 +179,32 @@ def run_graph(folder, width, layers, experts, steps, clock):
     return losses
 
 
+#: files of the peer whose classes and functions are run
+FILES = ("models/utils.py", "models/wrappers/layer_wise_fusion.py", "method/adamerging/entropy_loss.py")
+
+
+def peer() -> dict[str, Any]:
+    """Return what the peer's files define; its packages need more than these do."""
+    spec = importlib.util.find_spec("fusion_bench")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    known = {"StateDictType": dict, "TorchModelType": TypeVar("TorchModelType"), "__name__": "peer"}
+    for file in FILES:
+        body = [
+            node
+            for node in ast.parse((folder / file).read_text(encoding="utf-8")).body
+            if not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith(FOREIGN))
+        ]
+        exec(compile(ast.Module(body, []), file, "exec"), known)
+    return known
+
+
+#: what is left out of their imports
+FOREIGN = ("fusion_bench", "transformers", "lightning", "omegaconf")
+
+
 def run_peer(folder, width, layers, experts, steps, clock):
-    from fusion_bench.method.adamerging.entropy_loss import entropy_loss
-    from fusion_bench.models.wrappers.layer_wise_fusion import (
-        LayerWiseMergedModel,
-        get_layer_wise_weights,
-    )
+    parts = peer()
+    entropy_loss, wrapper = parts["entropy_loss"], parts["LayerWiseMergedModel"]
 
     def load(name):
         model = Net(width, layers)
@@ -189,8 +213,8 @@ def run_peer(folder, width, layers, experts, steps, clock):
 
     base = load("base")
     count = len(list(base.parameters()))
-    module = LayerWiseMergedModel(
-        get_layer_wise_weights(experts, count, START),
+    module = wrapper(
+        parts["get_layer_wise_weights"](experts, count, START),
         base,
         [load(f"expert-{k}") for k in range(experts)],
         clamp_weights=True,
@@ -225,11 +249,7 @@ IMPORTS = {
     OURS: ["taskloom.learn.coefficients.descend"],
     LEAN: [],
     GRAPH: ["torch._dynamo"],  # the first step of torch's optimisers would import it
-    PEER: [
-        "fusion_bench.models.wrappers.layer_wise_fusion",
-        "fusion_bench.method.adamerging.entropy_loss",
-        "torch._dynamo",
-    ],
+    PEER: ["torch._dynamo"],
 }
 
 
