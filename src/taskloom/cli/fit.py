@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-import taskloom
 from taskloom.cli import options, output
 from taskloom.cli.listen import listening
 from taskloom.errors import PlanError
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Fit on the inputs of the test splits, without labels; the result has seen them.",
 )
+@click.option("--merged", help="What a small module sits on; by default a merge made for it.")
 @click.option("--strict", is_flag=True, help="Write nothing if a single model or the average wins.")
 @click.option("--trace", type=click.Path(path_type=Path), help="JSON or CSV of every step.")
 @click.option("--picture", type=click.Path(path_type=Path), help="PNG or SVG of the loss by step.")
@@ -85,6 +85,7 @@ def command(
     examples: int,
     batch_size: int,
     transductive: bool,
+    merged: str | None,
     strict: bool,
     trace: Path | None,
     picture: Path | None,
@@ -95,18 +96,22 @@ def command(
 ) -> None:
     """Fit the numbers of a recipe on examples of tasks, and write the model that it makes.
 
-    METHOD is a name that 'taskloom methods fit' lists, such as adamerging. Training examples are seen,
+    METHOD is a name that 'taskloom methods fit' lists, such as adamerging; or a small module on top of
+    a merge ('taskloom methods module'), whose folder is then written. Training examples are seen,
     with labels only where the method says so; the result is held against the base, every expert and
     their average on validation. Test splits stay sealed unless --transductive is given.
     """
+    from taskloom.runs.fit_module import fit_by_name
+
     sources, names = options.named(experts)
     wanted = sources if names is None else dict(zip(names, sources, strict=True))
     with listening() as progress:
-        found = taskloom.fit(
+        found = fit_by_name(
             method,
             list(tasks),
             base,
             wanted,
+            merged=merged,
             options=options.parsed(settings) | _budget(evaluations, minutes),
             own=_owners(owners),
             output=output_path,
