@@ -29,7 +29,10 @@ from taskloom.store.checkpoint import Checkpoint
     "module",
     paper="Yang et al., Representation Surgery for multi-task model merging, ICML 2024",
     needs=("unlabeled",),
-    systems=("Surgery (Representation Surgery)",),
+    partly={
+        "Surgery (Representation Surgery)": "it raises every merge of a small made-up pool; no measurement "
+        "on real experts yet"
+    },
 )
 def surgery(
     on: Problem,
