@@ -30,8 +30,8 @@ from taskloom.store.checkpoint import Checkpoint
     paper="Yang et al., Representation Surgery for multi-task model merging, ICML 2024",
     needs=("unlabeled",),
     partly={
-        "Surgery (Representation Surgery)": "it raises every merge of a small made-up pool; no measurement "
-        "on real experts yet"
+        "Surgery (Representation Surgery)": "it raises every merge of a small made-up pool; no "
+        "measurement on real experts yet"
     },
 )
 def surgery(
