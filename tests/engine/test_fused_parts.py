@@ -136,14 +136,6 @@ def counting(monkeypatch):
     return found
 
 
-def test_a_wrong_sample_is_taken_back(pools, monkeypatch):
-    base, experts = pools[3]
-    plain = run(base, experts, chain(compete(0.1)), fused=False)
-    monkeypatch.setattr(once, "LEAST", 1000)
-    monkeypatch.setattr("taskloom.algebra.compete._MARGIN", -0.09)  # leaves out what is wanted
-    assert run(base, experts, chain(compete(0.1))) == plain
-
-
 @pytest.mark.parametrize(
     "composed",
     [

@@ -48,6 +48,7 @@ def front_chart(soups: RewardedSoups, *, x: str | None = None, y: str | None = N
         }
         for mixture in soups.mixtures
     ]
+    middle = (min(row["x"] for row in rows) + max(row["x"] for row in rows)) / 2
     encoding: Spec = {
         "x": {
             "field": "x",
@@ -85,11 +86,8 @@ def front_chart(soups: RewardedSoups, *, x: str | None = None, y: str | None = N
                 ],
             },
         },
-        {
-            "transform": [{"filter": "datum.alone != null"}],
-            "mark": {"type": "text", "align": "left", "baseline": "bottom", "dx": 8, "dy": -4},
-            "encoding": {"text": {"field": "alone", "type": "nominal"}},
-        },
+        _names(f"datum.x <= {middle!r}", "left", 8),
+        _names(f"datum.x > {middle!r}", "right", -8),
     ]
     return {
         **fixed(rows),
@@ -98,6 +96,15 @@ def front_chart(soups: RewardedSoups, *, x: str | None = None, y: str | None = N
         "encoding": encoding,
         "layer": layers,
         "config": config(),
+    }
+
+
+def _names(where: str, align: str, dx: int) -> Spec:
+    """Name the experts on one side of the chart, towards its middle."""
+    return {
+        "transform": [{"filter": f"datum.alone != null && {where}"}],
+        "mark": {"type": "text", "align": align, "baseline": "bottom", "dx": dx, "dy": -4, "limit": 120},
+        "encoding": {"text": {"field": "alone", "type": "nominal"}},
     }
 
 
