@@ -91,9 +91,11 @@ def test_examples_parse():
     """What the help shows can be typed: every option of an example exists."""
     for verb in VERBS:
         command = import_module(f"taskloom.cli.{verb}").command
-        example = command.epilog.split("Example:")[1].replace("\\\n", " ").split()
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert [word for word in example if word.startswith("-") and word not in known] == []
+        shown = command.epilog.split("Example:")[1].split("\n\n")[0].replace("\\\n", " ")
+        for words in (line.split() for line in shown.splitlines() if line.strip()):
+            asked = command.commands[words[2]] if hasattr(command, "commands") else command
+            known = {option for parameter in asked.params for option in parameter.opts}
+            assert [word for word in words if word.startswith("-") and word not in known] == []
 
 
 def test_unknown_verb_offers_the_nearest(cli):

@@ -191,6 +191,7 @@ def test_bad_input_is_refused_by_name(base, named, changes, error, message):
 @pytest.mark.usefixtures("sealed")
 def test_an_output_that_exists_is_refused_before_anything_is_fitted(base, named, tmp_path):
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="out"):
         fit("adamerging", TASKS, base, named, output=tmp_path / "out", limits=LIMITS)
 

@@ -139,8 +139,8 @@ def drawn(names: tuple[str, ...], modules: int, seed: int) -> tuple[str, ...]:
 def penalty(weights: Mapping[str, float], strength: float, variant: Variant) -> float:
     """Return ``strength`` times the sum (paper) or the mean (released code) of the sizes of the weights.
 
-    >>> penalty({"a": 0.5, "b": -0.25}, 0.05, "released")
-    0.01875
+    >>> penalty({"a": 0.5, "b": -0.25}, 0.5, "released")
+    0.1875
     """
     total = sum(abs(weight) for weight in weights.values())
     return strength * (total / len(weights) if variant == "released" else total)
