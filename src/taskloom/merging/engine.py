@@ -27,7 +27,7 @@ from taskloom.algebra import Chain, Grain, Stack
 from taskloom.algebra.core import Measure, Step, Summed
 from taskloom.algebra.exact import CELLS, ExactSums
 from taskloom.algebra.select import Radix
-from taskloom.errors import CheckpointError, NumericalError
+from taskloom.errors import NumericalError
 from taskloom.lazy import torch
 from taskloom.merging import fused, once
 from taskloom.merging.device import Lane
@@ -41,6 +41,7 @@ from taskloom.progress import Progress, silent
 from taskloom.store.cache import file_mark
 from taskloom.store.digest import tensor_bytes
 from taskloom.store.header import Header
+from taskloom.store.ranges import changed, open_unchanged, read_into
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
 Statistics = dict[int, Any]
@@ -130,61 +131,21 @@ class Files:
             with self._lock:
                 found = self._open.get(header.path)
                 if found is None:
-                    found = self._start(header)
+                    found = open_unchanged(header)
                     self._open[header.path] = found
         return found
-
-    def _start(self, header: Header) -> int:
-        try:
-            descriptor = os.open(header.path, os.O_RDONLY)
-        except OSError as error:
-            raise CheckpointError(
-                f"{header.path}: cannot be read: {error.strerror or error}",
-                hint="Check that the file is still there",
-            ) from error
-        stat = os.fstat(descriptor)
-        if (stat.st_size, stat.st_mtime_ns, stat.st_ino) != header.mark:
-            os.close(descriptor)
-            raise _changed(header)
-        return descriptor
 
     def check(self, headers: Sequence[Header]) -> None:
         """Refuse files that changed since their headers were read."""
         for header in headers:
             if tuple(file_mark(header.path)[:3]) != header.mark:
-                raise _changed(header)
+                raise changed(header)
 
     def close(self) -> None:
         """Close all."""
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
-
-
-def _changed(header: Header) -> CheckpointError:
-    return CheckpointError(
-        f"{header.path}: the file changed while it was in use",
-        hint="Open the checkpoint again once nothing writes to it",
-    )
-
-
-def read_into(descriptor: int, offset: int, into: memoryview, label: Path, tensor: str) -> None:
-    """Fill a buffer from a file, or say how much was there."""
-    done = 0
-    while done < len(into):
-        try:
-            count = os.preadv(descriptor, [into[done:]], offset + done)
-        except OSError as error:
-            raise CheckpointError(
-                f"{label}: tensor {tensor!r} cannot be read: {error.strerror or error}",
-                hint="Check the disk",
-            ) from error
-        if not count:
-            raise CheckpointError(
-                f"{label}: tensor {tensor!r}: expected {len(into)} bytes, found {done}",
-                hint="The file was cut short; get it again from its source",
-            )
-        done += count
 
 
 class Engine:

@@ -11,9 +11,9 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from taskloom.errors import CheckpointError
 from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.header import Header
+from taskloom.store.ranges import open_unchanged, read_into
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
 
@@ -67,10 +67,10 @@ class Reading:
         dtype = checkpoint.tensors[name].dtype
         at = offset + start * dtype.itemsize
         if dtype == into.dtype:
-            _fill(self._descriptor(header), at, into, header.path, name)
+            read_into(self._descriptor(header), at, _bytes(into), header.path, name)
             return
         raw = self._scratch(into.numel() * dtype.itemsize)
-        _fill(self._descriptor(header), at, raw, header.path, name)
+        read_into(self._descriptor(header), at, _bytes(raw), header.path, name)
         into.copy_(raw.view(dtype))
 
     def _scratch(self, size: int) -> Tensor:
@@ -86,45 +86,12 @@ class Reading:
             with self._lock:
                 found = self._open.get(header.path)
                 if found is None:
-                    found = self._open[header.path] = _start(header)
+                    found = self._open[header.path] = open_unchanged(header)
         return found
 
 
-def _start(header: Header) -> int:
-    try:
-        descriptor = os.open(header.path, os.O_RDONLY)
-    except OSError as error:
-        raise CheckpointError(
-            f"{header.path}: cannot be read: {error.strerror or error}",
-            hint="Check that the file is still there",
-        ) from error
-    stat = os.fstat(descriptor)
-    if (stat.st_size, stat.st_mtime_ns, stat.st_ino) != header.mark:
-        os.close(descriptor)
-        raise CheckpointError(
-            f"{header.path}: the file changed while it was in use",
-            hint="Open the checkpoint again once nothing writes to it",
-        )
-    return descriptor
-
-
-def _fill(descriptor: int, at: int, into: Tensor, path: Path, name: str) -> None:
-    view = memoryview(into.view(torch.uint8).numpy().data)
-    done = 0
-    while done < len(view):
-        try:
-            count = os.preadv(descriptor, [view[done:]], at + done)
-        except OSError as error:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} cannot be read: {error.strerror or error}",
-                hint="Check the disk",
-            ) from error
-        if not count:
-            raise CheckpointError(
-                f"{path}: tensor {name!r}: expected {len(view)} bytes, found {done}",
-                hint="The file was cut short; get it again from its source",
-            )
-        done += count
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.view(torch.uint8).numpy().data)
 
 
 def _elements(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Tensor:
