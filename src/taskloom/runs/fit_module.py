@@ -187,6 +187,9 @@ def fit_on_merge(
     desk = open_desk(base, seed=seed, progress=progress)
     sources, said = by_name_or_order(experts)
     pool = open_pool(desk.reader.encoder.directory, sources, names=said)
+    for taken in ("base", MERGED, FITTED):
+        if taken in pool.names:
+            raise PlanError(f"an expert is called {taken!r}, which means another model here")
     loaded = [desk.load(task, limits or Limits()) for task in tasks]
     heads = {data.task.name: desk.head(data) for data in loaded}
     on = _problem(desk, pool, loaded, heads, own, examples, batch_size, split, progress)
@@ -199,9 +202,6 @@ def fit_on_merge(
         save_trace_picture(told, picture)
     if name == "tinting":
         under = _merge(pool, fitted.layout["recipe"]["method"], fitted.layout["recipe"]["options"])
-    for taken in ("base", MERGED, FITTED):
-        if taken in pool.names:
-            raise PlanError(f"an expert is called {taken!r}, which means another model here")
     learned = [data for data in loaded if data.task.name in fitted.layout["tasks"]]
     scored = _scored(pool, Taster(desk, learned, heads), under, progress)
     scored[FITTED] = _with_module(fitted, on, under, learned, seed)
