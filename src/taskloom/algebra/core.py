@@ -217,6 +217,9 @@ class Step:
     that many experts, where that is more than a second stack.
 
     ``factored`` does the same to low-rank task vectors without a full matrix; see `Factored`.
+
+    ``experts`` are the names that ``apply`` looks for in the pool; saying so lets them be held against
+    it before anything is read.
     """
 
     name: str
@@ -231,6 +234,7 @@ class Step:
     block: int = 1
     workspace: Callable[[tuple[int, ...], int], int] | None = None
     factored: Factored | None = None
+    experts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -271,6 +275,8 @@ class Chain:
         None: they all must.
     only
         Tells by name and shape which tensors the chain is for; None: all.
+    method
+        Name of the method that composed it, which errors call it by; None for a chain of one's own.
     """
 
     steps: tuple[Step, ...]
@@ -278,6 +284,12 @@ class Chain:
     experts: tuple[int, int | None] = field(default=(1, None))
     otherwise: Chain | None = None
     only: Callable[[str, tuple[int, ...]], bool] | None = None
+    method: str | None = None
+
+    @property
+    def called(self) -> str:
+        """What errors call it: the method that was asked for, or the steps."""
+        return self.method or str(self)
 
     @property
     def reads(self) -> int:

@@ -17,7 +17,8 @@ from taskloom.algebra.beside import split
 from taskloom.algebra.combine import resolve_weights, sum_rows
 from taskloom.algebra.core import Measure, Op, Stack, Step, Summed, Weights
 from taskloom.algebra.exact import ExactSums
-from taskloom.errors import PlanError, nearest
+from taskloom.algebra.named import index_of
+from taskloom.errors import PlanError
 from taskloom.lazy import Tensor, torch
 
 #: how the sizes of tensors add up in the factors of `elect_largest`
@@ -84,17 +85,12 @@ def take(task: str | None = None) -> Step:
         shared, factors = _parts(stack, "take")
         if task is None:
             return stack.with_values(shared)
-        if task not in stack.experts:
-            guess = nearest(task, stack.experts)
-            did = f"did you mean {guess!r}? " if guess else ""
-            raise PlanError(
-                f"there is no part for the task {task!r}: {did}The pool holds: "
-                f"{', '.join(stack.experts)}"
-            )
-        k = stack.experts.index(task)
+        k = index_of(task, stack.experts, "take")
         return stack.with_values(shared * factors[k : k + 1])
 
-    return Step("take(shared)" if task is None else f"take({task})", apply, op=Op("take", task=task))
+    named = () if task is None else (task,)
+    label = f"take({task or 'shared'})"
+    return Step(label, apply, op=Op("take", task=task), experts=named)
 
 
 def _parts(stack: Stack, step: str) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from taskloom.algebra.combine import sum_rows
 from taskloom.algebra.core import Stack, Step
-from taskloom.errors import PlanError, nearest
+from taskloom.algebra.named import index_of
 from taskloom.lazy import torch
 
 
@@ -25,14 +25,8 @@ def pick_mean(names: tuple[str, ...]) -> Step:
 
     def apply(stack: Stack, _: Any) -> Stack:
         for name in names:
-            if name not in stack.experts:
-                guess = nearest(name, stack.experts)
-                did = f"did you mean {guess!r}? " if guess else ""
-                raise PlanError(
-                    f"there is no expert {name!r} to average: {did}The pool holds: "
-                    f"{', '.join(stack.experts)}"
-                )
+            index_of(name, stack.experts, "mean")
         rows = [stack.values[k : k + 1] for k, e in enumerate(stack.experts) if not names or e in names]
         return stack.with_values(sum_rows(torch.cat(rows)) / len(rows))
 
-    return Step(f"mean({', '.join(names) or 'all'})", apply, linear=True)
+    return Step(f"mean({', '.join(names) or 'all'})", apply, linear=True, experts=names)

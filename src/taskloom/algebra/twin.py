@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from taskloom.algebra.beside import split
 from taskloom.algebra.core import Grain, Measure, Pair, Stack, Step
+from taskloom.algebra.named import index_of
 from taskloom.algebra.sparsify import keep
 from taskloom.algebra.spectral import BLOCK, leading, one_thread
-from taskloom.errors import PlanError, nearest
 from taskloom.lazy import Tensor, torch
 
 #: how an exclusive part is kept
@@ -130,7 +130,8 @@ def low_rank_part(task: str, share: float) -> Step:
         long, short = max(sides(shape)), min(sides(shape))
         return 8 * (long * short + 6 * short * short)
 
-    return Step(f"low_rank_part({task}, {share:g})", apply, Grain.MATRIX, workspace=workspace)
+    label = f"low_rank_part({task}, {share:g})"
+    return Step(label, apply, Grain.MATRIX, workspace=workspace, experts=(task,))
 
 
 def sparse_part(task: str, share: float) -> Step:
@@ -153,7 +154,8 @@ def sparse_part(task: str, share: float) -> Step:
         return known.see(acc, own(stack))
 
     measure: Measure = replace(known, see=see, count=None)
-    return Step(f"sparse_part({task}, {share:g})", apply, Grain.TENSOR, slicewise=measure)
+    label = f"sparse_part({task}, {share:g})"
+    return Step(label, apply, Grain.TENSOR, slicewise=measure, experts=(task,))
 
 
 def own_row(task: str) -> Step:
@@ -163,7 +165,7 @@ def own_row(task: str) -> Step:
         k = _index(stack, task)
         return stack.with_values(stack.values[k : k + 1])
 
-    return Step(f"own_row({task})", apply)
+    return Step(f"own_row({task})", apply, experts=(task,))
 
 
 def _check_share(share: float) -> float:
@@ -179,10 +181,4 @@ def _apart(stack: Stack, task: str) -> tuple[Tensor, Tensor]:
 
 
 def _index(stack: Stack, task: str) -> int:
-    if task not in stack.experts:
-        guess = nearest(task, stack.experts)
-        did = f"did you mean {guess!r}? " if guess else ""
-        raise PlanError(
-            f"there is no part for the task {task!r}: {did}The pool holds: {', '.join(stack.experts)}"
-        )
-    return stack.experts.index(task)
+    return index_of(task, stack.experts, "the exclusive part")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 from taskloom.algebra import Chain
 from taskloom.algebra.combine import check_weights
+from taskloom.algebra.named import index_of
 from taskloom.errors import CheckpointError, PlanError
 from taskloom.lazy import torch
 from taskloom.merging.statistics import Beside, Statistics, bind
@@ -173,7 +174,7 @@ def program_of(
         )
     if chain.space == "factors":
         raise PlanError(
-            f"{chain} works on the factors of adapters and has no rule for full tensors",
+            f"{chain.called} works on the factors of adapters and has no rule for full tensors",
             hint="Merge adapters into an adapter (--as-adapter), or take another method",
         )
     check_chain(chain, pool.names, has_base=pool.base is not None)
@@ -202,26 +203,28 @@ def check_chain(chain: Chain, names: tuple[str, ...], *, has_base: bool) -> None
     Raises
     ------
     PlanError
-        Too few or too many experts, weights that do not fit them, or a chain on task vectors
-        without a base.
+        Too few or too many experts, weights that do not fit them, an expert that is asked for by name
+        and is not there, or a chain on task vectors without a base.
     """
     low, high = chain.experts
     count = len(names)
     if count < low or (high is not None and count > high):
         wanted = f"exactly {low}" if low == high else f"{low} to {high}" if high else f"at least {low}"
         raise PlanError(
-            f"{chain} is defined for {wanted} expert{'' if wanted.endswith(' 1') else 's'}, but the "
-            f"pool has {count} ({', '.join(names)})",
+            f"{chain.called} is defined for {wanted} expert{'' if wanted.endswith(' 1') else 's'}, but "
+            f"the pool has {count} ({', '.join(names)})",
             hint="Change the pool or take another method",
         )
     if chain.space == "delta" and not has_base:
         raise PlanError(
-            f"{chain} works on task vectors and needs the base the experts were tuned from",
+            f"{chain.called} works on task vectors and needs the base the experts were tuned from",
             hint="Give the base, or take a method that needs none, such as average",
         )
     for step in chain.steps:
         if step.weights is not None:
             check_weights(step.weights, names)
+        for name in step.experts:
+            index_of(name, names, chain.called)
 
 
 def check_output(output: Output) -> None:
@@ -246,7 +249,7 @@ def check_output(output: Output) -> None:
         )
     if output.chain is not None and output.chain.space == "delta" and output.base is None:
         raise PlanError(
-            f"output {output.name!r}: {output.chain} works on task vectors and needs a base",
+            f"output {output.name!r}: {output.chain.called} works on task vectors and needs a base",
             hint="Give the base",
         )
     for name, ref in zip((*output.names, "base"), output.sources, strict=False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -32,6 +32,10 @@ class Recipe:
     method: str
     options: Mapping[str, Any]
     chain: Chain = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.method != compose.NAME:  # steps of one's own are called by what they are
+            object.__setattr__(self, "chain", replace(self.chain, method=self.method))
 
     @classmethod
     def of(cls, method: str, *, seed: int | None = None, **options: Any) -> Recipe:

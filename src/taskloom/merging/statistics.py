@@ -106,7 +106,7 @@ def bind(pool: Pool, chain: Chain, statistics: Statistics | None) -> tuple[Besid
                 reads = f"reads {', '.join(wanted)}" if wanted else "reads none"
                 raise PlanError(
                     f"the statistic {each.kind!r} of the expert {name!r} ({each.label}) was given, but "
-                    f"{chain} {reads}",
+                    f"{chain.called} {reads}",
                     hint="Leave it out, or take the method it belongs to",
                 )
     return tuple(_one(pool, chain, need, found) for need in chain.needs)
@@ -118,7 +118,8 @@ def _one(pool: Pool, chain: Chain, need: Need, found: Mapping[str, list[Statisti
         own = [each for each in found.get(name, []) if each.kind == need.kind]
         if not own:
             raise PlanError(
-                f"{chain} needs the statistic {need.kind!r} of every expert, and {name!r} has none",
+                f"{chain.called} needs the statistic {need.kind!r} of every expert, and {name!r} has "
+                "none",
                 hint=f"Collect it with: taskloom collect {need.kind} --model {name} --task TASK -o FILE "
                 f"and give it as --statistic {name}=FILE",
             )

@@ -56,7 +56,7 @@ def test_it_is_never_worse_than_the_best_expert():
 def test_bad_input():
     with pytest.raises(NumericalError, match="score of theta1 is NaN"):
         greedy_soup(POOL, lambda _: float("nan"))
-    with pytest.raises(PlanError, match="no expert 'theta3' to average: did you mean"):
+    with pytest.raises(PlanError, match="greedy_soup: there is no expert 'theta3': did you mean"):
         merged("greedy_soup", names=["theta1", "theta2"], ingredients=("theta3",))
     with pytest.raises(PlanError, match="named twice"):
         merged("greedy_soup", ingredients=("a", "a"))

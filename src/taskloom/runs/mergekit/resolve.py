@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from taskloom.algebra import Chain
@@ -428,9 +428,11 @@ class _Resolver:
         )
         if key not in self._chains:
             try:
-                self._chains[key] = self.method.compose(numbers)
+                composed = self.method.compose(numbers)
             except ValueError as error:
                 raise PlanError(f"{self.where}: {self.method.name}: {error}") from None
+            named = None if composed is None else replace(composed, method=self.method.name)
+            self._chains[key] = named
         return self._chains[key]
 
     def _dtype(self, kinds: Iterable[str]) -> str:
