@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from taskloom.cli.main import invoke
+from taskloom.evaluation.data import SealedSplit
 from taskloom.models.encoder import Encoder
 from taskloom.runs.pipeline import run
 from taskloom.runs.result import RunResult
@@ -99,6 +100,22 @@ def base(micro) -> str:
     cached = (Path(os.environ["TASKLOOM_CACHE"]) / "bases").glob("digits_prime-full-*")
     wanted = micro.result.lock.inputs["base"]
     return next(str(path) for path in cached if Encoder.load(path).digest() == wanted)
+
+
+@pytest.fixture
+def named(experts) -> dict[str, str]:
+    """The two experts under names of their own."""
+    return dict(zip(("parity", "mod3"), experts, strict=True))
+
+
+@pytest.fixture
+def sealed(monkeypatch):
+    """No test split may be opened."""
+
+    def opened(self, reader):
+        raise AssertionError(f"{reader} opened the test split")
+
+    monkeypatch.setattr(SealedSplit, "open", opened)
 
 
 @pytest.fixture

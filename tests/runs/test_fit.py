@@ -12,8 +12,7 @@ import torch
 
 import taskloom
 from taskloom.cli.main import invoke
-from taskloom.errors import NumericalError, OutputError, PlanError, UnknownName
-from taskloom.evaluation.data import SealedSplit
+from taskloom.errors import OutputError, PlanError, UnknownName
 from taskloom.evaluation.load import load_task
 from taskloom.learn.fitted import FitStopped, Fitted, Step
 from taskloom.models.encoder import Encoder
@@ -26,22 +25,11 @@ from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 from .conftest import MICRO, temporaries
 
 LIMITS = Limits(**MICRO["limits"])
+#: without a fine-tune to be held against
+ALONE = {"limits": LIMITS, "tuned": False}
 TASKS = list(MICRO["pool"])
 OWN = {"digits_parity": "parity", "digits_mod3": "mod3"}
 QUICK = {"steps": 4, "rate": 0.05, "passes": 1}
-
-
-@pytest.fixture
-def named(experts):
-    return dict(zip(("parity", "mod3"), experts, strict=True))
-
-
-@pytest.fixture
-def sealed(monkeypatch):
-    def opened(self, reader):
-        raise AssertionError(f"{reader} opened the test split")
-
-    monkeypatch.setattr(SealedSplit, "open", opened)
 
 
 def read(path):
@@ -60,7 +48,7 @@ def test_coefficients_are_learned_written_and_verified(base, named, tmp_path):
         output=tmp_path / "out",
         trace=tmp_path / "fit.json",
         picture=tmp_path / "fit.svg",
-        limits=LIMITS,
+        **ALONE,
     )
     assert list(found.scored) == ["base", "parity", "mod3", "average", "fitted"]
     assert found.fitted.said["examples"] == "digits_parity 60, digits_mod3 60"
@@ -86,7 +74,7 @@ def test_what_is_scored_is_what_is_written(base, named, tmp_path):
     """The fitted model's validation score, by another way."""
     options = {**QUICK, "per": "task"}
     out = tmp_path / "out"
-    found = fit("adamerging", TASKS, base, named, options=options, output=out, limits=LIMITS)
+    found = fit("adamerging", TASKS, base, named, options=options, output=out, **ALONE)
     desk = open_desk(str(base), seed=0, progress=lambda *_: None)
     for task, score in zip(TASKS, found.scored["fitted"].scores, strict=True):
         data = load_task(task, seed=0, max_train=60, max_validation=40, max_test=60)
@@ -106,7 +94,7 @@ def test_what_is_scored_is_what_is_written(base, named, tmp_path):
     ],
 )
 def test_every_method_runs_on_real_models(base, named, method, options):
-    found = fit(method, TASKS, base, named, options=options, own=OWN, examples=20, limits=LIMITS)
+    found = fit(method, TASKS, base, named, options=options, own=OWN, examples=20, **ALONE)
     assert len(found.fitted.trace) == 2
     assert found.path is None
 
@@ -116,7 +104,7 @@ def test_a_few_examples_are_drawn_by_the_seed(base, named):
     def run(seed):
         options = {"steps": 1, "per": "task"}
         return fit(
-            "atlas", TASKS[:1], base, named, options=options, examples=8, limits=LIMITS, seed=seed
+            "atlas", TASKS[:1], base, named, options=options, examples=8, **ALONE, seed=seed
         ).fitted
 
     first, again, other = run(0), run(0), run(1)
@@ -126,42 +114,21 @@ def test_a_few_examples_are_drawn_by_the_seed(base, named):
 
 
 def test_test_inputs_are_seen_without_labels_and_only_if_asked_for(base, named):
-    more = {"options": QUICK, "limits": LIMITS}
-    with pytest.raises(PlanError, match="has seen what it will be scored on"):
-        fit("adamerging", TASKS, base, named, split="test", **more)
-    with pytest.raises(PlanError, match="both must be asked for"):
-        fit("adamerging", TASKS, base, named, transductive=True, **more)
+    more = {"options": QUICK, **ALONE}
+    for half in ({"split": "test"}, {"transductive": True}):
+        with pytest.raises(PlanError, match=r"has seen what it will be scored on, and both must be"):
+            fit("adamerging", TASKS, base, named, **half, **more)
     found = fit("adamerging", TASKS, base, named, split="test", transductive=True, **more)
     assert found.fitted.said["transductive"].startswith("yes: inputs of the test split")
     with pytest.raises(taskloom.TaskloomError, match="labels of the test split are never used"):
-        fit("atlas", TASKS, base, named, split="test", transductive=True, limits=LIMITS)
-
-
-@pytest.mark.usefixtures("sealed")
-def test_the_guard_says_who_wins_and_may_forbid_writing(base, named, tmp_path):
-    wild = {"per": "task", "start": 1.0, "shape": "free", "steps": 1, "rate": 50.0, "passes": 1}
-    found = fit("adamerging", TASKS, base, named, options=wild, limits=LIMITS)
-    assert found.verdict.winner != "fitted"
-    assert "fitted" in found.verdict.refused
-    with pytest.raises(NumericalError, match="nothing is written, since the fitted model does not win"):
-        fit(
-            "adamerging",
-            TASKS,
-            base,
-            named,
-            options=wild,
-            output=tmp_path / "out",
-            strict=True,
-            limits=LIMITS,
-        )
-    assert not (tmp_path / "out").exists()
+        fit("atlas", TASKS, base, named, split="test", transductive=True, **ALONE)
 
 
 @pytest.mark.usefixtures("sealed")
 def test_a_loss_that_is_not_finite_leaves_the_last_good_numbers_in_a_file(base, named, tmp_path):
     options = {"shape": "free", "steps": 9, "rate": 1e30, "per": "task", "passes": 1}
     with pytest.raises(FitStopped, match=r"in step \d of 9.*out.stopped.json"):
-        fit("adamerging", TASKS, base, named, options=options, output=tmp_path / "out", limits=LIMITS)
+        fit("adamerging", TASKS, base, named, options=options, output=tmp_path / "out", **ALONE)
     kept = json.loads((tmp_path / "out.stopped.json").read_text())
     assert all(math.isfinite(each) for each in kept["options"]["values"].values())
     assert "stopped" in kept["said"]
@@ -185,7 +152,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_numbers_in_a_file(base, 
 def test_bad_input_is_refused_by_name(base, named, changes, error, message):
     given = {"method": "adamerging", "tasks": TASKS, "base": base, "experts": named, "options": QUICK}
     with pytest.raises(error, match=message):
-        fit(**{**given, **changes}, limits=LIMITS)
+        fit(**{**given, **changes}, **ALONE)
 
 
 @pytest.mark.usefixtures("sealed")
@@ -193,7 +160,7 @@ def test_an_output_that_exists_is_refused_before_anything_is_fitted(base, named,
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="out"):
-        fit("adamerging", TASKS, base, named, output=tmp_path / "out", limits=LIMITS)
+        fit("adamerging", TASKS, base, named, output=tmp_path / "out", **ALONE)
 
 
 def test_a_trace_is_drawn_with_the_coefficients_of_every_expert(tmp_path):
@@ -219,7 +186,15 @@ def test_the_command_line_tells_scores_and_the_verdict(base, named, tmp_path, ca
         words += ["--expert", f"{name}={path}"]
     for task in TASKS:
         words += ["--task", task]
-    words += ["--examples", "20", "--trace", str(tmp_path / "fit.csv"), "-o", str(tmp_path / "out")]
+    words += [
+        "--no-fine-tune",
+        "--examples",
+        "20",
+        "--trace",
+        str(tmp_path / "fit.csv"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
     assert invoke(words) == 0
     told = capsys.readouterr().out
     for part in ("fitted", "average", "entropy", "mean validation score", "wrote"):

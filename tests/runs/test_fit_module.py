@@ -6,32 +6,20 @@ import pytest
 
 import taskloom
 from taskloom.cli.main import invoke
-from taskloom.errors import NumericalError, OutputError, PlanError, UnknownName
-from taskloom.evaluation.data import SealedSplit
+from taskloom.errors import CheckpointError, OutputError, PlanError, UnknownName
 from taskloom.learn.modules.kit.artefact import open_fitted
 from taskloom.learn.modules.kit.opening import open_module
 from taskloom.models.encoder import Encoder
 from taskloom.runs.fit_module import fit_on_merge
 from taskloom.runs.plan import Limits
+from taskloom.store.open import open_checkpoint
 
 from .conftest import MICRO, temporaries
 
-LIMITS = Limits(**MICRO["limits"])
+#: without a fine-tune to be held against
+ALONE = {"limits": Limits(**MICRO["limits"]), "tuned": False}
 TASKS = list(MICRO["pool"])
 OWN = {"digits_parity": "parity", "digits_mod3": "mod3"}
-
-
-@pytest.fixture
-def named(experts):
-    return dict(zip(("parity", "mod3"), experts, strict=True))
-
-
-@pytest.fixture
-def sealed(monkeypatch):
-    def opened(self, reader):
-        raise AssertionError(f"{reader} opened the test split")
-
-    monkeypatch.setattr(SealedSplit, "open", opened)
 
 
 @pytest.mark.usefixtures("sealed")
@@ -44,15 +32,16 @@ def test_surgery_on_the_average(base, named, tmp_path):
         own=OWN,
         options={"steps": 30, "rank": 4, "learning_rate": 0.01},
         output=tmp_path / "surgery",
-        limits=LIMITS,
+        **ALONE,
     )
-    assert list(found.scored) == ["base", "parity", "mod3", "merged", "fitted"]
-    assert [len(row.scores) for row in found.scored.values()] == [2] * 5
-    assert found.fitted.said["examples"] == "digits_parity 60, digits_mod3 60"
-    assert found.path == tmp_path / "surgery"
-    opened = open_module(found.path, Encoder.load(base).module)
+    report = found.report
+    assert list(report.scored) == ["base", "parity", "mod3", "average", "fitted"]
+    assert [len(row.scores) for row in report.scored.values()] == [2] * 5
+    assert report.fitted.said["examples"] == "digits_parity 60, digits_mod3 60"
+    assert report.path == tmp_path / "surgery"
+    opened = open_module(report.path, Encoder.load(base).module)
     assert opened.tasks == tuple(TASKS)
-    assert opened.fitted.digest() == found.fitted.digest()
+    assert opened.fitted.digest() == found.module.digest()
     assert temporaries(tmp_path) == []
 
 
@@ -65,24 +54,26 @@ def test_surgery_on_the_average(base, named, tmp_path):
     ],
 )
 def test_what_each_sits_on(base, named, name, options):
-    found = fit_on_merge(name, TASKS, base, named, own=OWN, options=options, limits=LIMITS)
-    assert found.path is None
-    assert 0 <= found.scored["fitted"].value <= 1
-    assert found.verdict.reason
-    assert found.fitted.trace[-1].step == 2
+    found = fit_on_merge(name, TASKS, base, named, own=OWN, options=options, **ALONE)
+    report = found.report
+    assert report.path is None
+    assert list(report.scored) == ["base", "parity", "mod3", "average", "merged", "fitted"]
+    assert 0 <= report.scored["fitted"].value <= 1
+    assert report.verdict.reason
+    assert report.fitted.trace[-1].step == 2
 
 
 @pytest.mark.usefixtures("sealed")
 def test_a_module_that_changes_nothing_scores_as_the_merge_below(base, named):
-    found = fit_on_merge("surgery_v2", TASKS, base, named, own=OWN, options={"steps": 0}, limits=LIMITS)
-    assert found.scored["fitted"].value == found.scored["merged"].value
-    assert found.scored["fitted"].kept
-    assert not found.scored["merged"].kept
+    found = fit_on_merge("surgery_v2", TASKS, base, named, own=OWN, options={"steps": 0}, **ALONE).report
+    assert found.scored["fitted"].value == found.scored["average"].value
+    assert found.scored["fitted"].kept  # the guard only warns
+    assert not found.scored["average"].kept
 
 
 def test_the_router_sits_on_parts(base, named, tmp_path):
     with pytest.raises(PlanError, match="sits on the shared model and the parts beside it"):
-        fit_on_merge("twin_router", TASKS, base, named, own=OWN, limits=LIMITS)
+        fit_on_merge("twin_router", TASKS, base, named, own=OWN, **ALONE)
     taskloom.merge_parts(base, named, "twin_merging", tmp_path / "parts")
     found = fit_on_merge(
         "twin_router",
@@ -93,17 +84,17 @@ def test_the_router_sits_on_parts(base, named, tmp_path):
         merged=tmp_path / "parts",
         options={"epochs": 2},
         output=tmp_path / "router",
-        limits=LIMITS,
+        **ALONE,
     )
     assert (tmp_path / "router" / "parts" / "model.safetensors").is_file()
-    assert found.fitted.said["validation"]
+    assert found.module.said["validation"]
 
 
 def test_bad_input(base, named, tmp_path):
     with pytest.raises(UnknownName, match="unknown small module 'surgry': did you mean 'surgery'"):
         fit_on_merge("surgry", TASKS, base, named)
     with pytest.raises(PlanError, match="has no expert of its own"):
-        fit_on_merge("surgery", TASKS, base, named, limits=LIMITS)
+        fit_on_merge("surgery", TASKS, base, named, **ALONE)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
     with pytest.raises(OutputError, match="exists and is not empty"):
@@ -111,11 +102,31 @@ def test_bad_input(base, named, tmp_path):
     with pytest.raises(PlanError, match="both must be asked for"):
         fit_on_merge("surgery", TASKS, base, named, transductive=True)
     with pytest.raises(PlanError, match="is no LoRA adapter"):
-        fit_on_merge("cat", TASKS, base, named, limits=LIMITS)
-    more = {"own": OWN, "options": {"steps": 40, "learning_rate": 30.0}, "limits": LIMITS}
-    with pytest.raises(NumericalError, match="nothing is written"):
-        fit_on_merge("surgery", TASKS, base, named, output=tmp_path / "out", strict=True, **more)
-    assert not (tmp_path / "out").exists()
+        fit_on_merge("cat", TASKS, base, named, **ALONE)
+
+
+@pytest.mark.usefixtures("sealed")
+def test_a_module_that_loses_is_not_what_a_strict_guard_writes(base, named, tmp_path):
+    options = {"steps": 40, "learning_rate": 30.0}
+    more = {"own": OWN, "options": options, "guard": "strict", "output": tmp_path / "out", **ALONE}
+    found = fit_on_merge("surgery", TASKS, base, named, **more)
+    winner = found.report.verdict.winner
+    assert winner in ("base", "parity", "mod3", "average")
+    assert "fitted" in found.report.verdict.refused
+    with pytest.raises(CheckpointError):
+        open_fitted(tmp_path / "out")
+    wanted = {"base": base, **named}.get(winner)
+    if wanted is not None:
+        assert open_checkpoint(tmp_path / "out").digest() == open_checkpoint(wanted).digest()
+
+
+@pytest.mark.usefixtures("sealed")
+def test_with_few_labels_a_module_is_fitted_for_every_fold(base, named):
+    few = {"own": {TASKS[0]: "parity"}, "labels": 16, "options": {"steps": 2}, "tuned": False}
+    found = fit_on_merge("surgery", TASKS[:1], base, named, **few).report
+    assert found.verdict.folds == 5
+    assert found.scored["fitted"].scores[0].n == 16
+    assert found.fitted.said["examples"] == f"{TASKS[0]} 16"
 
 
 @pytest.mark.usefixtures("sealed")
@@ -124,7 +135,17 @@ def test_on_the_command_line(base, named, tmp_path, capsys):
     words += [w for task in TASKS for w in ("--task", task)]
     words += [w for task, name in OWN.items() for w in ("--own", f"{task}={name}")]
     out = tmp_path / "surgery"
-    words += ["--set", "steps=2", "--examples", "20", "--trace", str(tmp_path / "t.csv"), "-o", str(out)]
+    words += [
+        "--no-fine-tune",
+        "--set",
+        "steps=2",
+        "--examples",
+        "20",
+        "--trace",
+        str(tmp_path / "t.csv"),
+        "-o",
+        str(out),
+    ]
     assert invoke(["fit", "surgery", *words, "--merged", str(named["parity"])]) == 0
     said = capsys.readouterr().out
     assert "merged" in said

@@ -10,28 +10,16 @@ import torch
 import taskloom
 from taskloom.cli.main import invoke
 from taskloom.errors import PlanError
-from taskloom.evaluation.data import SealedSplit
 from taskloom.runs.fit import fit
 from taskloom.runs.plan import Limits
 from taskloom.store.open import open_checkpoint
 
 from .conftest import MICRO
 
-LIMITS = Limits(**MICRO["limits"])
+#: without a fine-tune to be held against
+ALONE = {"limits": Limits(**MICRO["limits"]), "tuned": False}
 TASKS = list(MICRO["pool"])
-
-
-@pytest.fixture
-def named(experts):
-    return dict(zip(("parity", "mod3"), experts, strict=True))
-
-
-@pytest.fixture(autouse=True)
-def sealed(monkeypatch):
-    def opened(self, reader):
-        raise AssertionError(f"{reader} opened the test split")
-
-    monkeypatch.setattr(SealedSplit, "open", opened)
+pytestmark = pytest.mark.usefixtures("sealed")
 
 
 def test_a_scale_is_searched_written_drawn_and_resumed(base, named, tmp_path):
@@ -42,7 +30,7 @@ def test_a_scale_is_searched_written_drawn_and_resumed(base, named, tmp_path):
             base,
             named,
             options={"levels": 3},
-            limits=LIMITS,
+            **ALONE,
             examples=40,
             journal=tmp_path / "journal.jsonl",
             **more,
@@ -66,15 +54,14 @@ def test_a_scale_is_searched_written_drawn_and_resumed(base, named, tmp_path):
 def test_by_default_the_journal_is_in_the_cache(base, named, tmp_path, monkeypatch):
     monkeypatch.setenv("TASKLOOM_CACHE", str(tmp_path / "cache"))
     for fresh in (3, 0):
-        found = fit(
-            "greedy_soup", TASKS, base, named, limits=LIMITS, examples=20, options={"ties": False}
-        )
+        found = fit("greedy_soup", TASKS, base, named, **ALONE, examples=20, options={"ties": False})
         assert found.fitted.said["evaluations"] == f"3, {fresh} of them measured now"
     assert len([*(tmp_path / "cache" / "searches").iterdir()]) == 1
 
 
 def test_the_verb(base, named, capsys):
     words = ["fit", "evolution", "--base", str(base), "--examples", "20", "--evaluations", "2"]
+    words += ["--no-fine-tune"]
     for name, path in named.items():
         words += ["--expert", f"{name}={path}"]
     for task in TASKS:
@@ -91,4 +78,4 @@ def test_the_verb(base, named, capsys):
 
 def test_what_only_searches_take(base, named):
     with pytest.raises(PlanError, match="adamerging: unknown option 'prefer'"):
-        fit("adamerging", TASKS, base, named, limits=LIMITS, preference={TASKS[0]: 1.0})
+        fit("adamerging", TASKS, base, named, **ALONE, preference={TASKS[0]: 1.0})

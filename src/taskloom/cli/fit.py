@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -13,6 +13,7 @@ from taskloom.errors import PlanError
 
 if TYPE_CHECKING:
     from taskloom.runs.fit import FitReport
+    from taskloom.runs.judging import Margin
 
 
 @options.verb(
@@ -62,7 +63,26 @@ if TYPE_CHECKING:
     help="Fit on the inputs of the test splits, without labels; the result has seen them.",
 )
 @click.option("--merged", help="What a small module sits on; by default a merge made for it.")
-@click.option("--strict", is_flag=True, help="Write nothing if a single model or the average wins.")
+@click.option(
+    "--labels",
+    type=click.IntRange(1),
+    help="Labelled examples of each task that are used, training and validation together.",
+)
+@click.option(
+    "--guard",
+    type=click.Choice(["strict", "warn"]),
+    default="warn",
+    show_default=True,
+    help="strict: whoever wins is written, be it an expert or the fine-tune; warn: the result is.",
+)
+@click.option(
+    "--tune",
+    "tunings",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="Option of the fine-tune that the result is held against; repeat for each.",
+)
+@click.option("--no-fine-tune", is_flag=True, help="Hold the result against no fine-tune.")
 @click.option("--trace", type=click.Path(path_type=Path), help="JSON or CSV of every step.")
 @click.option("--picture", type=click.Path(path_type=Path), help="PNG or SVG of the loss by step.")
 @click.option(
@@ -86,7 +106,10 @@ def command(
     batch_size: int,
     transductive: bool,
     merged: str | None,
-    strict: bool,
+    labels: int | None,
+    guard: Literal["strict", "warn"],
+    tunings: tuple[str, ...],
+    no_fine_tune: bool,
     trace: Path | None,
     picture: Path | None,
     output_path: Path | None,
@@ -98,8 +121,9 @@ def command(
 
     METHOD is a name that 'taskloom methods fit' lists, such as adamerging; or a small module on top of
     a merge ('taskloom methods module'), whose folder is then written. Training examples are seen,
-    with labels only where the method says so; the result is held against the base, every expert and
-    their average on validation. Test splits stay sealed unless --transductive is given.
+    with labels only where the method says so; the result is held against the base, every expert,
+    their average and the base fine-tuned on the same labels, on validation or, with few labels, by
+    cross-validation. Test splits stay sealed unless --transductive is given.
     """
     from taskloom.runs.fit_module import fit_by_name
 
@@ -123,7 +147,10 @@ def command(
             batch_size=batch_size,
             split="test" if transductive else "train",
             transductive=transductive,
-            strict=strict,
+            labels=labels,
+            guard=guard,
+            tune=options.parsed(tunings),
+            tuned=not no_fine_tune,
             overwrite=force,
             seed=seed,
             progress=progress,
@@ -156,8 +183,16 @@ def _tell(found: FitReport) -> None:
     for name, row in found.scored.items():
         scores = [f"{s.value:.3f} [{s.low:.3f}, {s.high:.3f}] n={s.n}" for s in row.scores]
         rows.append([name, *scores, f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"])
-    columns = ["model", *(f"{task}>" for task in found.tasks), "mean>"]
-    output.print_table("On validation (95 % intervals)", columns, rows)
+    verdict, tasks = found.verdict, _tasks(found)
+    columns = ["model", *(f"{task}>" for task in tasks), "mean>"]
+    on = f"By {verdict.folds}-fold cross-validation" if verdict.folds else "On validation"
+    output.print_table(f"{on} (95 % intervals)", columns, rows)
+    ahead = [
+        [rival, *(_difference(verdict.margin(rival, task)) for task in (*tasks, ""))]
+        for rival in dict.fromkeys(margin.rival for margin in verdict.margins)
+    ]
+    title = f"{verdict.composition} minus each rival, on the same examples (95 % paired intervals)"
+    output.print_table(title, columns, ahead)
     said, trace = found.fitted.said, found.fitted.trace
     if trace:
         end = trace[-1].values.get("best", trace[-1].loss)
@@ -169,7 +204,16 @@ def _tell(found: FitReport) -> None:
             click.echo(f"{key}: {said[key]}")
     if said.get("transductive", "no") != "no":
         click.echo(f"transductive: {said['transductive']}")
-    click.echo(found.verdict.reason)
+    click.echo(verdict.reason)
     for path in (found.path, found.trace, found.picture):
         if path is not None:
             click.echo(f"wrote {path}")
+
+
+def _tasks(found: FitReport) -> list[str]:
+    """Return the tasks that were judged; a module may have learned fewer than it was given."""
+    return [score.task for score in next(iter(found.scored.values())).scores]
+
+
+def _difference(margin: Margin) -> str:
+    return f"{margin.gain:+.3f} [{margin.low:+.3f}, {margin.high:+.3f}] n={margin.n}"

@@ -39,13 +39,14 @@ class Desk:
         stash = self.reader.workspace
         return head_for(stash, data.task, features, data.train.labels, seed=self.seed)
 
-    def load(self, task: str, limits: Limits) -> TaskData:
-        """Load a task within the limits."""
+    def load(self, task: str, limits: Limits, *, labels: int | None = None) -> TaskData:
+        """Load a task within the limits; or with so many labels, training and validation together."""
         return load_task(
             task,
             seed=self.seed,
-            max_train=limits.train,
-            max_validation=limits.validation,
+            max_train=limits.train if labels is None else None,
+            max_validation=limits.validation if labels is None else None,
+            n_labels=labels,
             max_test=limits.test,
             progress=self.reader.progress,
         )

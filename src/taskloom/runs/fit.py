@@ -1,49 +1,35 @@
-"""``taskloom.fit``: let a method fill numbers into a recipe, and hold the result against the experts.
+"""``taskloom.fit``: let a method fill numbers into a recipe, and hold the result against its rivals.
 
 What is fitted sees training inputs (test inputs only if that is asked for by name); the guard sees the
-validation splits. Test splits stay sealed otherwise.
+validation splits, or folds of few labels. Test splits stay sealed otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import torch
-
-from taskloom.errors import NumericalError, PlanError
-from taskloom.evaluation.data import TaskData
-from taskloom.evaluation.guard import Verdict, guard
-from taskloom.evaluation.task import get_task
-from taskloom.learn.batches import BatchPlan
-from taskloom.learn.data import check_split
 from taskloom.learn.fitted import FitStopped, Fitted
-from taskloom.learn.probe import Batch, Examples, Probe
-from taskloom.learn.problem import Problem
-from taskloom.merging.api import merge
-from taskloom.models.head import Head
 from taskloom.progress import Progress, silent
 from taskloom.registry import get
-from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
+from taskloom.runs.desk import Sources
+from taskloom.runs.guarding import Contest, guard_composition, tell
+from taskloom.runs.judging import Guarded, Mode
+from taskloom.runs.opening import FITTED, Opened, Outputs, Split, open_fit
 from taskloom.runs.plan import Limits
-from taskloom.runs.soup import Tasted, Taster, tasted
-from taskloom.runs.trace import check_picture, save_trace, save_trace_picture
+from taskloom.runs.seen import Model, Seen
+from taskloom.runs.soup import Tasted, tasted
+from taskloom.runs.trace import save_trace, save_trace_picture
 from taskloom.runs.trying import Merges, write_recipe
-from taskloom.store.atomic import refuse_existing, write_json
+from taskloom.store.atomic import write_json
 from taskloom.store.cache import cache_root, canonical_digest
-from taskloom.store.pool import Pool, open_pool
-
-Split = Literal["train", "test"]
-#: how the guard calls the result
-FITTED = "fitted"
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """What was fitted, and how it stands on validation.
+    """What was fitted, and how it stands on examples it was not fitted on.
 
     Attributes
     ----------
@@ -52,18 +38,18 @@ class FitReport:
     tasks, experts
         Names.
     scored
-        Model -> its validation scores: ``base``, every expert, ``average``, ``fitted``.
+        Model -> its held-out scores: ``base``, every expert, ``average``, ``fine-tune``, ``fitted``.
     verdict
-        Which of them may be handed over, and why.
+        Which of them is handed over and why, and by how much the result wins or loses.
     path, trace, picture
-        What was written, if it was.
+        What was written, if it was. ``path`` has the verdict's winner.
     """
 
     fitted: Fitted
     tasks: tuple[str, ...]
     experts: tuple[str, ...]
     scored: Mapping[str, Tasted]
-    verdict: Verdict
+    verdict: Guarded
     path: Path | str | None = None
     trace: Path | None = None
     picture: Path | None = None
@@ -83,19 +69,25 @@ def fit(
     preference: Mapping[str, float] | None = None,
     journal: str | Path | None = None,
     examples: int = 256,
+    labels: int | None = None,
     batch_size: int = 16,
     split: Split = "train",
     transductive: bool = False,
-    strict: bool = False,
+    guard: Mode = "warn",
+    tune: Mapping[str, Any] | None = None,
+    tuned: bool = True,
     overwrite: bool = False,
     limits: Limits | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> FitReport:
-    """Fit the numbers of a recipe on examples of tasks, and write the model that it makes.
+    """Fit the numbers of a recipe on examples of tasks, guard it, and write who wins.
 
     Heads are fitted on the base's features, one per task, so that every model is run under the same.
-    Base, every expert, their average and the result are scored on validation.
+    The result is held against the base, every expert, their average and the base fine-tuned on the same
+    labels: on validation, which nothing was fitted on, or, with fewer than 20 labels a class on average,
+    by stratified cross-validation, for which heads, result and fine-tune are made anew on the other
+    folds each time. An interrupted fit goes on where it was when it is called again.
 
     Parameters
     ----------
@@ -112,7 +104,7 @@ def fit(
     own
         Task -> name of the expert that was trained on it; by default the expert of the task's name.
     output
-        Directory to write the merged model to.
+        Directory to write the model to.
     trace
         ``.json`` or ``.csv`` file for the trace.
     picture
@@ -125,14 +117,21 @@ def fit(
         method and seed.
     examples
         Most examples of a task that are fitted on, drawn with ``seed``.
+    labels
+        Labelled examples that there are of each task, training and validation together; what the limits
+        say if None.
     batch_size
         Examples of a task per forward pass.
     split
         ``"test"`` fits on test inputs, without their labels; it needs ``transductive=True``.
     transductive
         The result may have seen the inputs it will be scored on.
-    strict
-        Write nothing if the result loses on validation to the base, an expert or their average.
+    guard
+        ``"strict"`` writes whoever wins, be it a single expert or the fine-tune; ``"warn"`` writes the
+        result, and says what it loses to.
+    tune, tuned
+        Options of the fine-tune, as of ``taskloom.train``; 5 passes and 30 steps at least by default.
+        Without ``tuned`` there is no fine-tune, and the verdict says so.
     overwrite
         Replace an existing output.
     limits
@@ -143,157 +142,102 @@ def fit(
     FitStopped
         A loss that is not finite. The last good numbers are in the error, and in
         ``OUTPUT.stopped.json`` (or ``TRACE.stopped.json``) if either was named.
-    NumericalError
-        The result loses on validation, with ``strict``.
-    PlanError, UnknownName, DataError, CheckpointError, OutputError
-        Names, options, data or weights that do not fit, or an output that exists.
+    PlanError, UnknownName, DataError, CheckpointError, NumericalError, OutputError
+        Names, options, data or weights that do not fit, labels that are too few for folds or are not
+        those of an expert's head, or an output that exists.
     """
-    names = _names(tasks)
     entry = get("fit", method)
     given = entry.validate({**(options or {}), **({"prefer": preference} if preference else {})})
-    check_picture(picture, trace)
-    if output is not None:
-        refuse_existing(Path(output), overwrite=overwrite)
-    if (split == "test") != transductive:
-        raise PlanError(
-            "a transductive fit is a fit on the test split, and both must be asked for"
-            if transductive
-            else "a fit on the test split has seen what it will be scored on",
-            hint="Give split='test' and transductive=True together, or neither",
-        )
-    desk = open_desk(base, seed=seed, progress=progress)
-    sources, said = by_name_or_order(experts)
-    pool = open_pool(desk.reader.encoder.directory, sources, names=said)
-    loaded = [desk.load(task, limits or Limits()) for task in tasks]
-    heads = {data.task.name: desk.head(data) for data in loaded}
-    on = _problem(desk, pool, loaded, heads, own, examples, batch_size, split, progress)
-    kept = Path(journal) if journal is not None else _journal(pool, names, method, seed)
-    on = replace(on, merge=Merges(pool), journal=kept)
+    outputs = Outputs(output, trace, picture, overwrite)
+    opened = open_fit(
+        tasks,
+        base,
+        experts,
+        outputs=outputs,
+        taken=(FITTED,),
+        examples=examples,
+        labels=labels,
+        split=split,
+        transductive=transductive,
+        limits=limits,
+        seed=seed,
+        progress=progress,
+    )
+    pool = opened.pool
+    kept = Path(journal) if journal is not None else _journal(opened, method, seed)
+    merges = Merges(pool)
+
+    def run(seen: Seen) -> Fitted:
+        file = kept.with_name(f"{kept.stem}.fold{seen.number}{kept.suffix}") if seen.number else kept
+        on = replace(seen.problem(own, batch_size=batch_size), merge=merges, journal=file)
+        found: Fitted = entry.function(on, **given)
+        return found
+
     try:
-        fitted: Fitted = entry.function(on, **given)
+        fitted = run(opened.final)
+        save_way(fitted, outputs)
+
+        def compose(seen: Seen) -> Model:
+            numbers = run(seen) if seen.number else fitted
+            return seen.model(merges(numbers.method, numbers.options))
+
+        contest = guard_composition(
+            opened.dealt, {FITTED: compose}, mode=guard, tune=tune, tuned=tuned, progress=progress
+        )
     except FitStopped as error:
         raise _kept(error, output or trace) from None
-    if trace is not None:
-        save_trace(fitted, trace)
-    if picture is not None:
-        save_trace_picture(fitted, picture)
-    scored = _scored(pool, Taster(desk, loaded, heads), fitted, progress)
-    verdict = guard(
-        scored["base"].value,
-        {name: scored[name].value for name in pool.names},
-        {"average": scored["average"].value, FITTED: scored[FITTED].value},
-        yardstick="mean validation score",
-    )
-    if strict and verdict.winner != FITTED:
-        raise NumericalError(
-            f"{method}: nothing is written, since the fitted model does not win: {verdict.reason}",
-            hint="Fit longer or on more examples, or do without the strict guard",
+
+    def write(place: str | Path) -> Path | str:
+        return write_recipe(
+            pool, fitted.method, fitted.options, place, overwrite=overwrite, progress=progress
         )
-    where = None
-    if output is not None:
-        where = write_recipe(
-            pool, fitted.method, fitted.options, output, overwrite=overwrite, progress=progress
-        )
-    told = (None if each is None else Path(each) for each in (trace, picture))
-    return FitReport(fitted, tuple(names), pool.names, scored, verdict, where, *told)
+
+    return reported(opened, contest, fitted, outputs, write)
 
 
-def _journal(pool: Pool, tasks: Sequence[str], method: str, seed: int) -> Path:
-    """Return where a search's measurements are kept unless a file is named."""
-    models = [pool.yardstick.digest(), *([e.name, e.checkpoint.digest()] for e in pool.experts)]
-    digest = canonical_digest([models, list(tasks), method, seed])
-    return cache_root() / "searches" / f"{digest[:32]}.jsonl"
+def save_way(fitted: Fitted, outputs: Outputs) -> None:
+    """Write the trace and its picture, if they were asked for."""
+    if outputs.trace is not None:
+        save_trace(fitted, outputs.trace)
+    if outputs.picture is not None:
+        save_trace_picture(fitted, outputs.picture)
 
 
-def _names(tasks: Sequence[str]) -> list[str]:
-    names = [get_task(task).name for task in tasks]
-    if not names:
-        raise PlanError("a fit needs one task or more, and there is none", hint="Name a task")
-    for name in names:
-        if names.count(name) > 1:
-            raise PlanError(f"task {name!r} is named twice", hint="Name each task once")
-    return names
-
-
-def _problem(
-    desk: Desk,
-    pool: Pool,
-    loaded: Sequence[TaskData],
-    heads: Mapping[str, Head],
-    own: Mapping[str, str] | None,
-    examples: int,
-    batch_size: int,
-    split: Split,
-    progress: Progress,
-) -> Problem:
-    assert pool.base is not None
-    encoder, digest = desk.reader.encoder, pool.base.digest()
-    probes, batches, validation = {}, {}, {}
-    for data in loaded:
-        head = heads[data.task.name]
-        probes[head.task] = Probe.of_encoder(encoder, head, digest=digest)
-        seen = data.test.open("a transductive fit") if split == "test" else data.train
-        labels = check_split((seen.inputs, seen.labels), head, split=split)
-        batches[head.task] = _examples(
-            desk, seen.inputs, None if split == "test" else labels, examples, batch_size
-        )
-        held = data.validation
-        known = check_split((held.inputs, held.labels), head, split="validation")
-        validation[head.task] = _examples(desk, held.inputs, known, len(known), batch_size)
-    found = {task: task for task in probes if task in pool.names} if own is None else dict(own)
-    return Problem(
-        pool.base,
-        {expert.name: expert.checkpoint for expert in pool.experts},
-        probes,
-        batches,
-        validation,
-        found,
-        desk.seed,
-        progress,
-        split,
-        split == "test",
-    )
-
-
-def _examples(desk: Desk, inputs: Any, labels: Any, count: int, batch_size: int) -> Examples:
-    """Draw examples, and batch them shuffled, those of like length together."""
-    encoded = desk.reader.encoder.encode(inputs)
-    rows = np.random.default_rng(desk.seed).permutation(len(encoded.lengths))[:count]
-    plan = BatchPlan(encoded.lengths[rows], batch_size, seed=desk.seed)
-
-    def make() -> Iterator[Batch]:
-        for step in range(plan.per_epoch):
-            chosen = rows[plan.at(step)]
-            known = None if labels is None else torch.from_numpy(labels[chosen])
-            yield encoded.batch(chosen), known
-
-    return Examples(make, len(rows))
-
-
-def _scored(pool: Pool, taster: Taster, fitted: Fitted, progress: Progress) -> dict[str, Tasted]:
-    """Score base, experts, average and result on validation, one model in memory at a time."""
-    assert pool.base is not None
-    by_name = {expert.name: expert for expert in pool.experts}
-    for taken in ("base", "average", FITTED):
-        if taken in by_name:
-            raise PlanError(f"an expert is called {taken!r}, which means another model here")
-    base = pool.base
-    models: dict[str, Any] = {
-        "base": lambda: {n: base.read(n) for n in base.tensors},
-        **{
-            name: (lambda c=expert.checkpoint: {n: c.read(n) for n in c.tensors})
-            for name, expert in by_name.items()
+def reported(
+    opened: Opened,
+    contest: Contest,
+    fitted: Fitted,
+    outputs: Outputs,
+    write: Callable[[str | Path], Path | str],
+) -> FitReport:
+    """Write the winner if that was asked for, ``write`` being how the result is, and report."""
+    verdict, where = contest.verdict, None
+    if outputs.model is not None and verdict.winner == FITTED:
+        where = write(outputs.model)
+        if Path(where).is_dir():
+            tell(where, contest)
+    elif outputs.model is not None:
+        where = contest.write(verdict.winner, outputs.model, overwrite=outputs.overwrite)
+    return FitReport(
+        fitted,
+        opened.tasks,
+        opened.pool.names,
+        {
+            name: tasted({}, scores, kept=name == verdict.winner)
+            for name, scores in verdict.scores.items()
         },
-        "average": lambda: merge(base, by_name, "average"),
-        FITTED: lambda: Merges(pool)(fitted.method, fitted.options),
-    }
-    found = {}
-    for number, (name, weights) in enumerate(models.items()):
-        now = weights()
-        scores = [taster.score(now, data) for data in taster.tasks]
-        found[name] = tasted({}, scores, kept=name == FITTED)
-        progress("score on validation", number + 1, len(models))
-    return found
+        verdict,
+        where,
+        *(None if each is None else Path(each) for each in (outputs.trace, outputs.picture)),
+    )
+
+
+def _journal(opened: Opened, method: str, seed: int) -> Path:
+    """Return where a search's measurements are kept unless a file is named."""
+    pool = opened.pool
+    models = [pool.yardstick.digest(), *([e.name, e.checkpoint.digest()] for e in pool.experts)]
+    digest = canonical_digest([models, list(opened.tasks), method, seed])
+    return cache_root() / "searches" / f"{digest[:32]}.jsonl"
 
 
 def _kept(error: FitStopped, beside: str | Path | None) -> FitStopped:

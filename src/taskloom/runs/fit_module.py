@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from taskloom.errors import NumericalError, PlanError, UnknownName
-from taskloom.evaluation.data import TaskData
-from taskloom.evaluation.guard import Verdict, guard
-from taskloom.evaluation.score import score
+from taskloom.errors import PlanError, UnknownName
+from taskloom.evaluation.data import Inputs
 from taskloom.learn.fitted import Fitted
 from taskloom.learn.modules.kit.artefact import FittedModule, open_fitted
 from taskloom.learn.modules.kit.opening import fit_module
@@ -22,15 +22,17 @@ from taskloom.learn.problem import Problem
 from taskloom.merging.api import merge
 from taskloom.progress import Progress, silent
 from taskloom.registry import entries, get
-from taskloom.runs.desk import Sources, by_name_or_order, open_desk
-from taskloom.runs.fit import FITTED, FitReport, Split, _names, _problem, fit
+from taskloom.runs.candidates import read_all
+from taskloom.runs.desk import Sources
+from taskloom.runs.fit import FitReport, fit, reported, save_way
+from taskloom.runs.guarding import guard_composition
+from taskloom.runs.judging import Mode
+from taskloom.runs.opening import FITTED, Outputs, Split, open_fit
 from taskloom.runs.plan import Limits
-from taskloom.runs.soup import Tasted, Taster, tasted
-from taskloom.runs.trace import check_picture, save_trace, save_trace_picture
-from taskloom.store.atomic import refuse_existing
+from taskloom.runs.seen import Labels, Model, Seen
 from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.open import Source, open_checkpoint
-from taskloom.store.pool import Pool, open_pool
+from taskloom.store.pool import Pool
 
 #: module -> the merge it sits on where none is given; the others sit on the base
 BELOW: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,44 +46,19 @@ MERGED = "merged"
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """What was fitted, and how it stands on validation.
+    """A fitted module, and how it stands on examples it was not fitted on.
 
     Attributes
     ----------
-    fitted
-        The module.
-    tasks, experts
-        Names.
-    scored
-        Model -> its validation scores: ``base``, every expert, ``merged`` (the merge below),
-        ``fitted`` (with the module).
-    verdict
-        Which of them may be handed over, and why.
-    path
-        The module's folder, if it was written.
+    module
+        What was fitted.
+    report
+        The same in the form that ``taskloom.fit`` has. ``report.scored`` has ``merged`` as well: the
+        merge below, where it is neither the base nor the plain average.
     """
 
-    fitted: FittedModule
-    tasks: tuple[str, ...]
-    experts: tuple[str, ...]
-    scored: Mapping[str, Tasted]
-    verdict: Verdict
-    path: Path | None = None
-    trace: Path | None = None
-    picture: Path | None = None
-
-    def report(self) -> FitReport:
-        """Return the same in the form that ``taskloom.fit`` has, with JSON types only."""
-        return FitReport(
-            _told(self.fitted),
-            self.tasks,
-            self.experts,
-            self.scored,
-            self.verdict,
-            self.path,
-            self.trace,
-            self.picture,
-        )
+    module: FittedModule
+    report: FitReport
 
 
 def fit_by_name(
@@ -114,7 +91,7 @@ def fit_by_name(
         for searched in ("preference", "journal"):
             if given.pop(searched, None):
                 raise PlanError(f"{method} is no search, and has no {searched}", hint="Leave it out")
-        return fit_on_merge(method, tasks, base, experts, merged=merged, **given).report()
+        return fit_on_merge(method, tasks, base, experts, merged=merged, **given).report
     recipes = [entry.name for entry in entries("fit")]
     if method not in recipes:
         raise UnknownName("fitting method or small module", method, [*recipes, *modules])
@@ -139,16 +116,19 @@ def fit_on_merge(
     trace: str | Path | None = None,
     picture: str | Path | None = None,
     examples: int = 256,
+    labels: int | None = None,
     batch_size: int = 16,
     split: Split = "train",
     transductive: bool = False,
-    strict: bool = False,
+    guard: Mode = "warn",
+    tune: Mapping[str, Any] | None = None,
+    tuned: bool = True,
     overwrite: bool = False,
     limits: Limits | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> ModuleReport:
-    """Fit a small module on training inputs of tasks, and score it on validation.
+    """Fit a small module on training inputs of tasks, and guard it as ``taskloom.fit`` does.
 
     Parameters
     ----------
@@ -159,87 +139,93 @@ def fit_on_merge(
         arithmetic with the scale that WEMoE starts from, and the base for the others. The router of
         Twin-Merging needs the folder that ``taskloom parts`` wrote.
     output
-        Folder for the module.
-    tasks, base, experts, options, own, trace, picture, examples, batch_size, split, transductive
+        Folder for the module; with ``guard="strict"`` for whoever wins.
+    tasks, base, experts, options, own, trace, picture, examples, labels, batch_size, split, transductive
         As ``taskloom.fit``.
-    strict, overwrite, limits, seed
+    guard, tune, tuned, overwrite, limits, seed
         Likewise.
 
     Raises
     ------
     ModuleStopped
         A loss that is not finite; it carries the last good module.
-    NumericalError
-        The result loses on validation, with ``strict``.
-    PlanError, UnknownName, DataError, CheckpointError, OutputError
+    PlanError, UnknownName, DataError, CheckpointError, NumericalError, OutputError
         Names, options, data or weights that do not fit, or an output that exists.
     """
-    names = _names(tasks)
     given = get("module", name).validate(dict(options or {}))
-    check_picture(picture, trace)
-    if output is not None:
-        refuse_existing(Path(output), overwrite=overwrite)
-    if (split == "test") != transductive:
-        raise PlanError(
-            "a fit on the test split is a transductive fit, and both must be asked for",
-            hint="Give split='test' and transductive=True together, or neither",
-        )
-    desk = open_desk(base, seed=seed, progress=progress)
-    sources, said = by_name_or_order(experts)
-    pool = open_pool(desk.reader.encoder.directory, sources, names=said)
-    for taken in ("base", MERGED, FITTED):
-        if taken in pool.names:
-            raise PlanError(f"an expert is called {taken!r}, which means another model here")
-    loaded = [desk.load(task, limits or Limits()) for task in tasks]
-    heads = {data.task.name: desk.head(data) for data in loaded}
-    on = _problem(desk, pool, loaded, heads, own, examples, batch_size, split, progress)
-    under = _below(name, pool, merged, given)
-    fitted = fit_module(name, on, under, **given)
-    told = _told(fitted)
-    if trace is not None:
-        save_trace(told, trace)
-    if picture is not None:
-        save_trace_picture(told, picture)
-    if name == "tinting":
-        under = _merge(pool, fitted.layout["recipe"]["method"], fitted.layout["recipe"]["options"])
-    learned = [data for data in loaded if data.task.name in fitted.layout["tasks"]]
-    scored = _scored(pool, Taster(desk, learned, heads), under, progress)
-    scored[FITTED] = _with_module(fitted, on, under, learned, seed)
-    verdict = guard(
-        scored["base"].value,
-        {expert: scored[expert].value for expert in pool.names},
-        {MERGED: scored[MERGED].value, FITTED: scored[FITTED].value},
-        yardstick="mean validation score",
+    outputs = Outputs(output, trace, picture, overwrite)
+    opened = open_fit(
+        tasks,
+        base,
+        experts,
+        outputs=outputs,
+        taken=(FITTED, MERGED),
+        examples=examples,
+        labels=labels,
+        split=split,
+        transductive=transductive,
+        limits=limits,
+        seed=seed,
+        progress=progress,
     )
-    if strict and verdict.winner != FITTED:
-        raise NumericalError(
-            f"{name}: nothing is written, since the fitted module does not win: {verdict.reason}",
-            hint="Fit longer or on more examples, or do without the strict guard",
-        )
-    path = None if output is None else fitted.save(output, overwrite=overwrite)
-    kept = (None if each is None else Path(each) for each in (trace, picture))
-    return ModuleReport(fitted, tuple(names), pool.names, scored, verdict, path, *kept)
+    pool = opened.pool
+    below = _below(name, pool, merged, given)
+
+    def run(seen: Seen) -> tuple[FittedModule, Problem]:
+        on = seen.problem(own, batch_size=batch_size)
+        return fit_module(name, on, below.open(), **given), on
+
+    fitted, problem = run(opened.final)
+    told = Fitted(fitted.kind, dict(fitted.options), fitted.trace, fitted.said)
+    save_way(told, outputs)
+    if name == "tinting":  # it sits on a merge that its fit has chosen
+        recipe = fitted.layout["recipe"]
+        below = _Below(partial(_merge, pool, recipe["method"], recipe["options"]), rival=True)
+
+    def compose(seen: Seen) -> Model:
+        found, on = run(seen) if seen.number else (fitted, problem)
+        return _with_module(found, seen, on, below.open())
+
+    contest = guard_composition(
+        opened.dealt,
+        {FITTED: compose},
+        mode=guard,
+        tune=tune,
+        tuned=tuned,
+        merges={MERGED: lambda: read_all(below.open())} if below.rival else None,
+        tasks=[task for task in opened.tasks if task in fitted.layout["tasks"]],
+        progress=progress,
+    )
+    report = reported(
+        opened, contest, told, outputs, lambda place: fitted.save(place, overwrite=overwrite)
+    )
+    return ModuleReport(fitted, report)
 
 
-def _told(fitted: FittedModule) -> Fitted:
-    return Fitted(fitted.kind, dict(fitted.options), fitted.trace, fitted.said)
+@dataclass(frozen=True)
+class _Below:
+    """What a module sits on, and whether it is a rival that the guard does not know yet."""
+
+    open: Callable[[], Checkpoint]
+    rival: bool
 
 
-def _below(name: str, pool: Pool, merged: Source | None, options: Mapping[str, Any]) -> Checkpoint:
-    assert pool.base is not None
+def _below(name: str, pool: Pool, merged: Source | None, options: Mapping[str, Any]) -> _Below:
+    base = pool.base
+    assert base is not None
     if merged is not None:
-        return open_checkpoint(merged)
+        return _Below(partial(open_checkpoint, merged), rival=True)
     if name == "twin_router":
         raise PlanError(
             "twin_router sits on the shared model and the parts beside it, and none were given",
             hint="Make them with 'taskloom parts ... --method twin_merging', and give the folder",
         )
     if name not in BELOW:
-        return pool.base
+        return _Below(lambda: base, rival=False)
     method, settings = BELOW[name]
     if name == "wemoe" and "start" in options:
         settings = {"scale": options["start"]}
-    return _merge(pool, method, settings)
+    return _Below(partial(_merge, pool, method, settings), rival=method != "average")
 
 
 def _merge(pool: Pool, method: str, options: Mapping[str, Any]) -> Checkpoint:
@@ -248,33 +234,15 @@ def _merge(pool: Pool, method: str, options: Mapping[str, Any]) -> Checkpoint:
     return open_checkpoint(merge(pool.base, by_name, method, **options))
 
 
-def _scored(pool: Pool, taster: Taster, under: Checkpoint, progress: Progress) -> dict[str, Tasted]:
-    """Score base, experts and the merge below, one model in memory at a time."""
-    assert pool.base is not None
-    models = {"base": pool.base, **{e.name: e.checkpoint for e in pool.experts}, MERGED: under}
-    found: dict[str, Tasted] = {}
-    for number, (name, checkpoint) in enumerate(models.items(), start=1):
-        weights = {tensor: checkpoint.read(tensor) for tensor in checkpoint.tensors}
-        scores = [taster.score(weights, data) for data in taster.tasks]
-        found[name] = tasted({}, scores, kept=False)
-        progress("score on validation", number, len(models))
-    return found
+def _with_module(fitted: FittedModule, seen: Seen, on: Problem, under: Checkpoint) -> Model:
+    """Return the merge with the module, as it is when it has been saved, as a model."""
 
+    def predict(task: str, inputs: Inputs) -> Labels:
+        batches, order = seen.in_order(inputs)
+        with tempfile.TemporaryDirectory() as scratch:
+            opened = open_fitted(fitted.save(Path(scratch) / "module"))
+            pairs = list(predictions(opened, on, under, task, batches))
+        found = torch.cat([each for each, _ in pairs]).numpy()
+        return np.asarray(found[np.argsort(order)])
 
-def _with_module(
-    fitted: FittedModule, on: Problem, under: Checkpoint, tasks: Sequence[TaskData], seed: int
-) -> Tasted:
-    """Score the merge with the module, as it is when it has been saved."""
-    with tempfile.TemporaryDirectory() as scratch:
-        opened = open_fitted(fitted.save(Path(scratch) / "module"))
-        scores = []
-        for data in tasks:
-            name = data.task.name
-            pairs = list(predictions(opened, on, under, name, on.validation[name]))
-            predicted = torch.cat([each for each, _ in pairs]).numpy()
-            labels = torch.cat([each for _, each in pairs if each is not None]).numpy()
-            metric = data.task.metric
-            scores.append(
-                score(labels, predicted, metric=metric, split="validation", seed=seed, task=name)
-            )
-    return tasted({}, scores, kept=True)
+    return predict

@@ -1,0 +1,309 @@
+"""Who wins among compositions and their rivals: a decision on held-out predictions alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskloom.errors import NumericalError, PlanError
+from taskloom.evaluation.score import Score, score
+from taskloom.runs.targets import gain_interval
+from taskloom.runs.verdict import mean_interval
+
+Array = NDArray[Any]
+#: ``"merge"``: a merge that nothing was fitted for, such as plain averaging; simpler kinds come first
+Kind = Literal["base", "expert", "merge", "fine-tune", "composition"]
+SIMPLER: tuple[Kind, ...] = ("base", "expert", "merge", "fine-tune", "composition")
+Mode = Literal["strict", "warn"]
+HeldOut = Literal["validation", "cross-validation"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Predictions of every model for the same held-out examples of one task.
+
+    Attributes
+    ----------
+    task, metric
+        Names.
+    labels
+        Class numbers, ``(N,)``.
+    predictions
+        Model -> class numbers, ``(N,)``.
+    """
+
+    task: str
+    metric: str
+    labels: Array
+    predictions: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Margin:
+    """By how much a composition wins, or loses where it is negative.
+
+    Attributes
+    ----------
+    composition, rival
+        Names.
+    task
+        Empty for the mean over all tasks.
+    gain, low, high
+        Composition minus rival on the same examples, with its 95 % paired interval.
+    n
+        Examples.
+    """
+
+    composition: str
+    rival: str
+    task: str
+    gain: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What may be handed over, and why.
+
+    Attributes
+    ----------
+    winner, kind
+        Who is handed over, and what it is.
+    mode
+        ``"strict"`` hands over whoever wins; ``"warn"`` the best composition, whatever it loses to.
+    split, folds
+        What it was decided on; 0 folds on a validation split.
+    composition
+        The best of the compositions.
+    best_expert
+        The best of the experts; None without experts.
+    values
+        Model -> mean over tasks of its scores.
+    scores
+        Model -> its score on every task.
+    margins
+        The best composition against every other model but other compositions, by task and in the mean.
+    refused
+        Compositions with a lower mean than a rival.
+    absent
+        Rivals that were not tried -> why not.
+    reason
+        One sentence.
+    """
+
+    winner: str
+    kind: Kind
+    mode: Mode
+    split: HeldOut
+    folds: int
+    composition: str
+    best_expert: str | None
+    values: Mapping[str, float]
+    scores: Mapping[str, tuple[Score, ...]]
+    margins: tuple[Margin, ...]
+    refused: tuple[str, ...]
+    reason: str
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+    def margin(self, rival: str, task: str = "") -> Margin:
+        """Return the margin over a rival, in the mean or on one task."""
+        return next(m for m in self.margins if m.rival == rival and m.task == task)
+
+
+def judge(
+    judged: Sequence[Judged],
+    kinds: Mapping[str, Kind],
+    *,
+    mode: Mode = "strict",
+    split: HeldOut = "validation",
+    folds: int = 0,
+    seed: int = 0,
+    absent: Mapping[str, str] | None = None,
+) -> Guarded:
+    """Decide on held-out predictions who is handed over.
+
+    The winner has the highest mean over tasks of their metrics; among equals the simpler kind wins
+    (base, expert, merge, fine-tune, composition), then who is listed first. On cross-validated labels,
+    which are few, the base stays where the winner's lead over it is within one standard error (Breiman
+    et al. 1984, section 3.4.3). The best of many is flattered by the choice: its value decides here, and
+    is no estimate of how good it is.
+
+    Intervals of single tasks are paired bootstraps, for accuracy widened by the exact sign test (see
+    `taskloom.runs.targets.gain_interval`); that of the mean adds tasks up as independent.
+
+    Parameters
+    ----------
+    judged
+        Tasks, at least one.
+    kinds
+        Model -> kind; one base, and a composition or more.
+    mode, split, folds, absent
+        See `Guarded`.
+    seed
+        Of the bootstraps.
+
+    Raises
+    ------
+    PlanError
+        No task, no composition, not one base, or predictions that a model lacks.
+    NumericalError
+        A score that is not finite.
+    """
+    _check(judged, kinds)
+    scores = {
+        name: tuple(
+            score(
+                each.labels,
+                each.predictions[name],
+                metric=each.metric,
+                split=split,
+                seed=seed,
+                model=name,
+                task=each.task,
+            )
+            for each in judged
+        )
+        for name in kinds
+    }
+    values = {name: _mean([s.value for s in row]) for name, row in scores.items()}
+    for name, value in values.items():
+        if not np.isfinite(value):
+            raise NumericalError(f"the mean score of {name!r} is {value}, expected a finite number")
+    simple = sorted(kinds, key=lambda name: SIMPLER.index(kinds[name]))
+    best = _best(simple, values)
+    base = simple[0]
+    composition = _best([n for n in simple if kinds[n] == "composition"], values)
+    experts = [name for name in simple if kinds[name] == "expert"]
+    rivals = [name for name in kinds if kinds[name] != "composition"]
+    margins = tuple(m for rival in rivals for m in _margins(judged, composition, rival, seed))
+    told = _Told(values, kinds, margins, composition, split, folds)
+    winner, reason = best, told.wins(best, _best([n for n in simple if n != best], values))
+    if split == "cross-validation" and winner != base:
+        lead, error = _lead(judged, winner, base)
+        if lead <= error:
+            reason = told.stays(base, winner, lead, error)
+            winner = base
+    best_rival = max(values[name] for name in rivals)
+    if mode == "warn" and winner != composition:
+        reason = f"{reason}; {composition} is handed over all the same, since the guard only warns"
+        winner = composition
+    for name, why in (absent or {}).items():
+        reason = f"{reason}; {name} was not tried: {why}"
+    return Guarded(
+        winner=winner,
+        kind=kinds[winner],
+        mode=mode,
+        split=split,
+        folds=folds,
+        composition=composition,
+        best_expert=_best(experts, values) if experts else None,
+        values=values,
+        scores=scores,
+        margins=margins,
+        refused=tuple(n for n in kinds if kinds[n] == "composition" and values[n] < best_rival),
+        reason=reason,
+        absent=dict(absent or {}),
+    )
+
+
+def _check(judged: Sequence[Judged], kinds: Mapping[str, Kind]) -> None:
+    if not judged:
+        raise PlanError("the guard needs one task or more, and there is none", hint="Name a task")
+    given = list(kinds.values())
+    if given.count("base") != 1 or "composition" not in given:
+        raise PlanError(
+            f"the guard holds compositions against one base, found {given.count('base')} and "
+            f"{given.count('composition')} compositions",
+            hint="Give one base, and a composition or more",
+        )
+    for each in judged:
+        for name in kinds:
+            if name not in each.predictions:
+                raise PlanError(f"task {each.task!r}: {name!r} has predicted nothing to be judged by")
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean, rounded so that equal sums are equal in whatever order they were added up."""
+    return round(float(np.mean(values)), 12)
+
+
+def _best(names: Sequence[str], values: Mapping[str, float]) -> str:
+    """Return the first of those with the highest value."""
+    return max(names, key=lambda name: values[name])
+
+
+def _margins(judged: Sequence[Judged], composition: str, rival: str, seed: int) -> list[Margin]:
+    found = []
+    for each in judged:
+        ours, theirs = each.predictions[composition], each.predictions[rival]
+        gain = gain_interval(each.labels, ours, theirs, metric=each.metric, seed=seed)
+        found.append(Margin(composition, rival, each.task, *gain, len(each.labels)))
+    mean = float(np.mean([m.gain for m in found]))
+    low, high = mean_interval([(m.gain, m.low, m.high) for m in found])
+    found.append(Margin(composition, rival, "", mean, low, high, sum(m.n for m in found)))
+    return found
+
+
+def _lead(judged: Sequence[Judged], first: str, second: str) -> tuple[float, float]:
+    """Return how much larger the mean share of right answers is, and the standard error of that."""
+    differences = [
+        (each.predictions[first] == each.labels).astype(np.float64)
+        - (each.predictions[second] == each.labels)
+        for each in judged
+    ]
+    lead = float(np.mean([d.mean() for d in differences]))
+    error = float(np.sqrt(sum(d.var() / len(d) for d in differences))) / len(judged)
+    return lead, error
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Puts a decision into words."""
+
+    values: Mapping[str, float]
+    kinds: Mapping[str, Kind]
+    margins: tuple[Margin, ...]
+    composition: str
+    split: HeldOut
+    folds: int
+
+    def wins(self, winner: str, second: str) -> str:
+        """Say who wins, and what its lead over, or the composition's lag behind it, is."""
+        other = second if winner == self.composition else self.composition
+        return (
+            f"{self._called(winner)} wins: its {self._yardstick()} is {self.values[winner]:.4f}, "
+            f"{self._called(other)} has {self.values[other]:.4f}{self._sure(winner, other)}"
+        )
+
+    def stays(self, base: str, winner: str, lead: float, error: float) -> str:
+        """Say why the base stays."""
+        return (
+            f"{base} stays: {self._called(winner)} has the best {self._yardstick()} "
+            f"({self.values[winner]:.4f}, {base} {self.values[base]:.4f}), but its lead of {lead:.4f} "
+            f"is within one standard error ({error:.4f})"
+        )
+
+    def _called(self, name: str) -> str:
+        return f"the expert {name}" if self.kinds[name] == "expert" else name
+
+    def _yardstick(self) -> str:
+        if self.split == "validation":
+            return "mean validation score"
+        return f"mean score in {self.folds}-fold cross-validation"
+
+    def _sure(self, winner: str, other: str) -> str:
+        rival = other if winner == self.composition else winner
+        found = next((m for m in self.margins if m.rival == rival and not m.task), None)
+        if found is None:
+            return ""
+        chance = ", which may be chance" if found.low <= 0 <= found.high else ""
+        return (
+            f" ({self.composition} minus {rival} {found.gain:+.4f}, 95 % interval {found.low:+.4f} to "
+            f"{found.high:+.4f}, n = {found.n}{chance})"
+        )
