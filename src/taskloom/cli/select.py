@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,9 @@ import taskloom
 from taskloom.cli import options, output
 from taskloom.cli.listen import listening
 from taskloom.errors import PlanError
+
+if TYPE_CHECKING:
+    from taskloom.runs.surrogates import SurrogateCost
 
 
 @options.verb(
@@ -59,6 +63,12 @@ from taskloom.errors import PlanError
     help="rsa: model whose view of the target the experts' is held against; else the base.",
 )
 @click.option(
+    "--surrogates",
+    metavar="FOLDER",
+    help="Rank by small maps of the base's features kept there, not by running the experts; "
+    "missing ones are made.",
+)
+@click.option(
     "--labels",
     "n_labels",
     type=click.IntRange(min=4),
@@ -80,6 +90,7 @@ def command(
     target_model: str | None,
     trained_on: tuple[str, ...],
     reference: str | None,
+    surrogates: str | None,
     n_labels: int,
     seed: int,
     as_json: bool,
@@ -96,16 +107,18 @@ def command(
     pool = sources if names is None else dict(zip(names, sources, strict=True))
     more: dict[str, Any] = {"scores": list(scores)} if scores else {}
     if masks or target_mask:
-        more |= {"masks": _by_name(masks, "--mask", "FILE") or None, "target_mask": target_mask}
+        more |= {"masks": by_name(masks, "--mask", "FILE") or None, "target_mask": target_mask}
     if fishers or target_fisher:
-        more["fishers"] = _by_name(fishers, "--fisher", "FILE") or None
+        more["fishers"] = by_name(fishers, "--fisher", "FILE") or None
         more["target_fisher"] = target_fisher
     if target_model:
         more["target_model"] = target_model
     if trained_on:
-        more["trained_on"] = _by_name(trained_on, "--trained-on", "TASK")
+        more["trained_on"] = by_name(trained_on, "--trained-on", "TASK")
     if reference:
         more["reference"] = reference
+    if surrogates:
+        more["surrogates"] = surrogates
     with listening() as progress:
         selection = taskloom.select(
             target,
@@ -125,9 +138,32 @@ def command(
             ["rank>", "expert", "score>"],
             [[entry.rank, entry.expert, entry.value] for entry in ranking.entries],
         )
+    if surrogates:
+        _print_surrogates(selection.surrogates)
 
 
-def _by_name(words: tuple[str, ...], option: str, what: str) -> dict[str, str]:
+def _print_surrogates(costs: Sequence[SurrogateCost]) -> None:
+    output.print_table(
+        "What the experts' surrogates cost beside the experts (explained: share of what fine-tuning "
+        "changed, on examples held out)",
+        ["expert", "bytes>", "model's>", "to make (s)>", "to map (s)>", "to run it (s)>", "explained>"],
+        [
+            [
+                each.expert,
+                each.map_bytes,
+                each.model_bytes,
+                f"{each.make_seconds:.2f}{'' if each.made else ' (before)'}",
+                f"{each.map_seconds:.4f}",
+                f"{each.model_seconds:.2f}",
+                f"{each.explained:.2f}",
+            ]
+            for each in costs
+        ],
+    )
+
+
+def by_name(words: tuple[str, ...], option: str, what: str) -> dict[str, str]:
+    """Read ``NAME=VALUE`` words, each expert once; ``option`` and ``what`` are for messages."""
     found: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")

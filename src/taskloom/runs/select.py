@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from taskloom.runs.beside import Beside, of_pool
 from taskloom.runs.candidates import Candidate, read_all, singles
 from taskloom.runs.compare import TOGETHER, Compared, Given
 from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
+from taskloom.runs.features import Array
+from taskloom.runs.surrogates import SurrogateCost, by_surrogates
 from taskloom.runs.targets import PARTS
 from taskloom.store.open import Source
 from taskloom.store.pool import Pool, open_pool
@@ -24,11 +27,18 @@ from taskloom.store.pool import Pool, open_pool
 
 @dataclass(frozen=True)
 class Selection:
-    """The experts of a pool ranked for one target, by every score asked for."""
+    """The experts of a pool ranked for one target, by every score asked for.
+
+    Attributes
+    ----------
+    surrogates
+        What every expert cost by its surrogate, where surrogates stood for them; else empty.
+    """
 
     target: str
     n_labels: int
     rankings: tuple[Ranking, ...]
+    surrogates: tuple[SurrogateCost, ...] = ()
 
     @property
     def agreement(self) -> dict[str, int]:
@@ -52,6 +62,7 @@ def select(
     target_model: Source | None = None,
     trained_on: Mapping[str, str] | None = None,
     reference: Source | None = None,
+    surrogates: str | Path | None = None,
     n_labels: int = 64,
     seed: int = 0,
     progress: Progress = silent,
@@ -86,6 +97,9 @@ def select(
     reference
         A model of the same base, for scores that hold the experts' view of the target against another's;
         the base itself if None.
+    surrogates
+        Folder of small maps that stand for the experts, which are then not run on the target; those
+        that are missing are made there, each from its expert's own task. See `taskloom.runs.surrogates`.
     n_labels
         Labelled examples of the target that may be used, in total.
 
@@ -108,7 +122,11 @@ def select(
         desk.reader, desk.base, pool, trained_on=trained_on or {}, seed=seed, progress=progress,
         reference=_candidate(reference, pool) if reference is not None else None,
     )  # fmt: skip
-    ranked = _by_features(desk, pool, data, learned, beside, progress) if learned else []
+    ranked: list[Ranking] = []
+    costs: tuple[SurrogateCost, ...] = ()
+    if learned:
+        features, costs = _features(desk, pool, data, beside, surrogates, progress)
+        ranked = _by_features(features, data, learned, beside, progress)
     labels = len(data.train.labels) + len(data.validation.labels)
     order = iter(ranked)
     rankings = tuple(
@@ -117,7 +135,7 @@ def select(
         else next(order)
         for spec in scores
     )
-    return Selection(data.task.name, labels, rankings)
+    return Selection(data.task.name, labels, rankings, costs)
 
 
 def _candidate(source: Source, pool: Pool) -> Candidate:
@@ -127,21 +145,38 @@ def _candidate(source: Source, pool: Pool) -> Candidate:
     return Candidate("reference", "expert", "Reference", digest, partial(read_all, one.checkpoint))
 
 
-def _by_features(
+def _features(
     desk: Desk,
     pool: Pool,
+    data: TaskData,
+    beside: Beside,
+    surrogates: str | Path | None,
+    progress: Progress,
+) -> tuple[dict[str, Array], tuple[SurrogateCost, ...]]:
+    """Return the experts' features of the labelled examples, of themselves or of their surrogates."""
+    if surrogates is None:
+        read = desk.reader.read_parts(singles(pool)[1:], [data], PARTS)
+        names = {name: f"expert:{name}" for name in pool.names}
+    else:
+        read = desk.reader.read_parts([desk.base], [data], PARTS)
+        names = {"base": "base"}
+    found = {
+        name: np.concatenate([read[candidate, data.task.name, part] for part in PARTS])
+        for name, candidate in names.items()
+    }
+    if surrogates is None:
+        return found, ()
+    return by_surrogates(desk, pool, found["base"], beside.task_of, Path(surrogates), progress=progress)
+
+
+def _by_features(
+    features: Mapping[str, Array],
     data: TaskData,
     scores: Sequence[ScoreSpec],
     beside: Beside,
     progress: Progress,
 ) -> list[Ranking]:
     names = wanted(resolve(spec)[0] for spec in scores)
-    candidates = singles(pool)[1:]
-    read = desk.reader.read_parts(candidates, [data], PARTS)
-    features = {
-        name: np.concatenate([read[f"expert:{name}", data.task.name, part] for part in PARTS])
-        for name in pool.names
-    }
     labels = np.concatenate([data.train.labels, data.validation.labels])
     supplies = beside.supplies(names, data, features) if names else {}
     return rank(features, labels, list(scores), supplies=supplies, progress=progress)
