@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from taskloom.runs.edit import edit as edit
     from taskloom.runs.evaluate import evaluate as evaluate
     from taskloom.runs.fit import fit as fit
-    from taskloom.runs.group import group as group
     from taskloom.runs.loops.api import loop as loop
     from taskloom.runs.loops.contributor import contribute as contribute
     from taskloom.runs.loops.federation import fuse as fuse
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from taskloom.runs.show import report as report
     from taskloom.runs.soup import soup as soup
     from taskloom.runs.train import train as train
+    from taskloom.runs.transfer.run import transfer as transfer
     from taskloom.runs.verify import verify as verify
     from taskloom.store.pool import open_pool as pool
 
@@ -66,7 +66,6 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "fit": ("taskloom.runs.fit", "fit"),
     "fit_module": ("taskloom.learn.modules.kit.opening", "fit_module"),
     "fuse": ("taskloom.runs.loops.federation", "fuse"),
-    "group": ("taskloom.runs.group", "group"),
     "greedy_soup": ("taskloom.merging.soup", "greedy_soup"),
     "loop": ("taskloom.runs.loops.api", "loop"),
     "merge": ("taskloom.merging.api", "merge"),
@@ -85,6 +84,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "soup": ("taskloom.runs.soup", "soup"),
     "tasks": ("taskloom.catalogue", "tasks"),
     "train": ("taskloom.runs.train", "train"),
+    "transfer": ("taskloom.runs.transfer.run", "transfer"),
     "verify": ("taskloom.runs.verify", "verify"),
 }
 
@@ -105,7 +105,6 @@ __all__ = [
     "fit_module",
     "fuse",
     "greedy_soup",
-    "group",
     "loop",
     "merge",
     "merge_adapters",
@@ -123,6 +122,7 @@ __all__ = [
     "soup",
     "tasks",
     "train",
+    "transfer",
     "verify",
 ]
 
