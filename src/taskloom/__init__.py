@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from taskloom.runs.edit import edit as edit
     from taskloom.runs.evaluate import evaluate as evaluate
     from taskloom.runs.fit import fit as fit
+    from taskloom.runs.group import group as group
     from taskloom.runs.loops.api import loop as loop
     from taskloom.runs.loops.contributor import contribute as contribute
     from taskloom.runs.loops.federation import fuse as fuse
@@ -66,6 +67,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "fit": ("taskloom.runs.fit", "fit"),
     "fit_module": ("taskloom.learn.modules.kit.opening", "fit_module"),
     "fuse": ("taskloom.runs.loops.federation", "fuse"),
+    "group": ("taskloom.runs.group", "group"),
     "greedy_soup": ("taskloom.merging.soup", "greedy_soup"),
     "loop": ("taskloom.runs.loops.api", "loop"),
     "merge": ("taskloom.merging.api", "merge"),
@@ -105,6 +107,7 @@ __all__ = [
     "fit_module",
     "fuse",
     "greedy_soup",
+    "group",
     "loop",
     "merge",
     "merge_adapters",
