@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from taskloom.runs.loops.api import loop as loop
     from taskloom.runs.loops.contributor import contribute as contribute
     from taskloom.runs.loops.federation import fuse as fuse
+    from taskloom.runs.mix import mix as mix
     from taskloom.runs.pipeline import run as run
     from taskloom.runs.select import select as select
+    from taskloom.runs.select_data import select_data as select_data
     from taskloom.runs.show import report as report
     from taskloom.runs.soup import soup as soup
     from taskloom.runs.train import train as train
@@ -75,6 +77,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "merge_files": ("taskloom.merging.api", "merge_files"),
     "merge_parts": ("taskloom.merging.parts", "merge_parts"),
     "methods": ("taskloom.catalogue", "methods"),
+    "mix": ("taskloom.runs.mix", "mix"),
     "open_module": ("taskloom.learn.modules.kit.opening", "open_module"),
     "pool": ("taskloom.store.pool", "open_pool"),
     "reestimate_batchnorm": ("taskloom.learn.batchnorm", "reestimate_batchnorm"),
@@ -83,6 +86,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "restore_task": ("taskloom.merging.restore", "restore_task"),
     "run": ("taskloom.runs.pipeline", "run"),
     "select": ("taskloom.runs.select", "select"),
+    "select_data": ("taskloom.runs.select_data", "select_data"),
     "soup": ("taskloom.runs.soup", "soup"),
     "tasks": ("taskloom.catalogue", "tasks"),
     "train": ("taskloom.runs.train", "train"),
@@ -114,6 +118,7 @@ __all__ = [
     "merge_files",
     "merge_parts",
     "methods",
+    "mix",
     "open_module",
     "pool",
     "reestimate_batchnorm",
@@ -122,6 +127,7 @@ __all__ = [
     "rewarded_soup",
     "run",
     "select",
+    "select_data",
     "soup",
     "tasks",
     "train",

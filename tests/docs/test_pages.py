@@ -151,6 +151,7 @@ def test_every_verb_is_a_call_of_the_library():
     calls = {
         "bench": "claims",
         "cold": "fuse",
+        "data": "select_data",
         "eval": "evaluate",
         "parts": "merge_parts",
         "restore": "restore_task",

@@ -20,6 +20,8 @@ VERBS: dict[str, str] = {
     "pool": "Open experts of one base, check that they fit, and list them.",
     "diff": "Look at what experts changed in their base, before merging them.",
     "select": "Rank the experts of a pool for a target task.",
+    "data": "Choose the examples of a pool that help a target.",
+    "mix": "Weigh the domains or tasks of a training mixture.",
     "group": "Take some of many sources together, or group all of them.",
     "train": "Train one expert of a base on one task.",
     "transfer": "Try every source task on every target task, for a matrix of what helps what.",
