@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 @click.option(
     "--target-model",
     metavar="MODEL",
-    help="task_vector_cosine, sign_agreement, lora_similarity: a model that was tuned on the target.",
+    help="task_vector_cosine, sign_agreement, lora_similarity, attribution_overlap, "
+    "attribution_cosine: a model that was tuned on the target.",
 )
 @click.option(
     "--trained-on",
@@ -62,6 +63,15 @@ if TYPE_CHECKING:
     metavar="MODEL",
     help="rsa: model whose view of the target the experts' is held against; else the base.",
 )
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="prompt_mean_cosine, prompt_token_cosine, prompt_distance, activation_overlap, panda: a soft "
+    "prompt of the base that peft saved; repeat for each source.",
+)
+@click.option("--target-prompt", metavar="PATH", help="The same of the target.")
 @click.option(
     "--surrogates",
     metavar="FOLDER",
@@ -90,6 +100,8 @@ def command(
     target_model: str | None,
     trained_on: tuple[str, ...],
     reference: str | None,
+    prompts: tuple[str, ...],
+    target_prompt: str | None,
     surrogates: str | None,
     n_labels: int,
     seed: int,
@@ -101,7 +113,9 @@ def command(
     sparse regions: the share of the target's mask that an expert's holds, too. The scores nce and leep
     look at the expert's own head, which taskloom train leaves in heads/. Others for which nothing is run
     are task2vec and taskemb (Fisher information), task_vector_cosine, sign_agreement and lora_similarity
-    (a model of the target).
+    (a model of the target). Soft prompts are compared by prompt_mean_cosine, prompt_token_cosine,
+    prompt_distance, activation_overlap and panda; attribution_overlap and attribution_cosine tell
+    whether models of source and target look at the same words.
     """
     sources, names = options.named(experts)
     pool = sources if names is None else dict(zip(names, sources, strict=True))
@@ -117,6 +131,9 @@ def command(
         more["trained_on"] = by_name(trained_on, "--trained-on", "TASK")
     if reference:
         more["reference"] = reference
+    if prompts or target_prompt:
+        more["prompts"] = by_name(prompts, "--prompt", "PATH") or None
+        more["target_prompt"] = target_prompt
     if surrogates:
         more["surrogates"] = surrogates
     with listening() as progress:

@@ -11,14 +11,17 @@ import numpy as np
 
 from taskloom.choose.rank import DEFAULT_SCORES, Ranking, ScoreSpec, rank, resolve
 from taskloom.choose.supplies import wanted
+from taskloom.errors import PlanError
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.load import load_task
 from taskloom.progress import Progress, silent
+from taskloom.runs.attributed import ATTRIBUTED, by_attributions
 from taskloom.runs.beside import Beside, of_pool
 from taskloom.runs.candidates import Candidate, read_all, singles
-from taskloom.runs.compare import TOGETHER, Compared, Given
+from taskloom.runs.compare import BY_WEIGHTS, TOGETHER, Compared, Given
 from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
 from taskloom.runs.features import Array
+from taskloom.runs.prompted import PROMPTED, Prompts
 from taskloom.runs.surrogates import SurrogateCost, by_surrogates
 from taskloom.runs.targets import PARTS
 from taskloom.store.open import Source
@@ -62,6 +65,8 @@ def select(
     target_model: Source | None = None,
     trained_on: Mapping[str, str] | None = None,
     reference: Source | None = None,
+    prompts: Mapping[str, str] | None = None,
+    target_prompt: str | None = None,
     surrogates: str | Path | None = None,
     n_labels: int = 64,
     seed: int = 0,
@@ -84,19 +89,26 @@ def select(
         ``"task2vec"``: minus the distance of Fisher embeddings; ``"taskemb"``: their likeness tensor by
         tensor, fused by rank, see `taskloom.choose.task_embedding`. ``"task_vector_cosine"``,
         ``"sign_agreement"`` and ``"lora_similarity"``: how alike the changes of weights are.
+        ``"prompt_mean_cosine"``, ``"prompt_token_cosine"``, ``"prompt_distance"``,
+        ``"activation_overlap"`` and ``"panda"``: how alike soft prompts are, see
+        `taskloom.choose.prompts`. ``"attribution_overlap"`` and ``"attribution_cosine"``: whether source
+        and target look at the same words, see `taskloom.choose.attribution`.
     masks, target_mask
         For ``mask_overlap``: the statistic ``graft`` of every expert by name, and of a model that was
         tuned on the target.
     fishers, target_fisher
         For ``task2vec`` and ``taskemb``: the statistic ``fisher`` in their place.
     target_model
-        For the likeness of weights: a model that was tuned on the target.
+        For the likeness of weights and for attributions: a model that was tuned on the target.
     trained_on
         Expert -> the task it was trained on, for scores that look at its examples or its own head; not
         needed where the expert's directory has one head and the task is registered.
     reference
         A model of the same base, for scores that hold the experts' view of the target against another's;
         the base itself if None.
+    prompts, target_prompt
+        Soft prompts of sources by name, and of the target: what peft's prompt tuning saved, of the base.
+        Ranked are the sources that have one.
     surrogates
         Folder of small maps that stand for the experts, which are then not run on the target; those
         that are missing are made there, each from its expert's own task. See `taskloom.runs.surrogates`.
@@ -111,9 +123,22 @@ def select(
     PlanError
         Masks or the like that are missing, or that nobody asked for; a task of no expert.
     """
-    learned = [spec for spec in scores if not (isinstance(spec, str) and spec in TOGETHER)]
-    compared = Compared(masks, target_mask, fishers, target_fisher, target_model)
-    compared.check([spec for spec in scores if isinstance(spec, str)])
+    named = [spec for spec in scores if isinstance(spec, str)]
+    apart = {*TOGETHER, *PROMPTED, *ATTRIBUTED}
+    learned = [spec for spec in scores if not (isinstance(spec, str) and spec in apart)]
+    attributed = any(spec in ATTRIBUTED for spec in named)
+    if attributed and target_model is None:
+        raise PlanError(
+            f"the scores {', '.join(ATTRIBUTED)} look at a model that was tuned on the target",
+            hint="Train one with: taskloom train; give it as the target's model",
+        )
+    for_weights = not attributed or any(spec in BY_WEIGHTS for spec in named)
+    compared = Compared(
+        masks, target_mask, fishers, target_fisher, target_model if for_weights else None
+    )
+    compared.check(named)
+    prompted = Prompts(prompts, target_prompt)
+    prompted.check(named)
     desk = open_desk(base, seed=seed, progress=progress)
     sources, names = by_name_or_order(experts)
     pool = open_pool(desk.reader.encoder.directory, sources, names=names)
@@ -129,12 +154,18 @@ def select(
         ranked = _by_features(features, data, learned, beside, progress)
     labels = len(data.train.labels) + len(data.validation.labels)
     order = iter(ranked)
-    rankings = tuple(
-        compared.rank(spec, pool, progress)
-        if isinstance(spec, str) and spec in TOGETHER
-        else next(order)
-        for spec in scores
-    )
+
+    def ranking(spec: ScoreSpec) -> Ranking:
+        if not isinstance(spec, str) or spec not in apart:
+            return next(order)
+        if spec in PROMPTED:
+            return prompted.rank(spec, desk.reader.encoder, data.train.inputs)
+        if spec in ATTRIBUTED and target_model is not None:
+            (model,) = open_pool(pool.base, [target_model], names=["the target"]).experts
+            return by_attributions(spec, pool, desk.reader.encoder, model, data, beside, progress)
+        return compared.rank(spec, pool, progress)
+
+    rankings = tuple(ranking(spec) for spec in scores)
     return Selection(data.task.name, labels, rankings, costs)
 
 
