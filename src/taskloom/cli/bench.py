@@ -56,6 +56,13 @@ PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
     help=f"The results file; rows that are there are not measured again. Else {RESULTS}, or {SOUPS}.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that measure rows, each with its share of the processors.",
+)
+@click.option(
     "--train-only", is_flag=True, help="Train experts and collect their statistics; measure nothing."
 )
 @click.option(
@@ -72,6 +79,7 @@ def command(
     methods: tuple[str, ...],
     counts: tuple[int, ...],
     output_path: Path | None,
+    workers: int,
     train_only: bool,
     render: bool,
     as_json: bool,
@@ -82,8 +90,10 @@ def command(
     for them. Experts are trained once and kept in the cache. An interrupted measurement goes on.
     """
     if what == "soups":
-        if kinds or counts or train_only or render:
-            raise click.UsageError("--experts, --count, --train-only and --render go with claims")
+        if kinds or counts or train_only or render or workers > 1:
+            raise click.UsageError(
+                "--experts, --count, --workers, --train-only and --render go with claims"
+            )
         _soups(suites or ("text_soups",), seeds, methods, output_path or SOUPS, as_json)
         return
     output_path = output_path or RESULTS
@@ -99,7 +109,7 @@ def command(
         if train_only:
             _tell_trained(train(suites or None, wanted, progress=progress), as_json)
             return
-        found = claims(suites or None, wanted, output=output_path, progress=progress)
+        found = claims(suites or None, wanted, output=output_path, workers=workers, progress=progress)
     _tell(found, output_path, as_json)
 
 

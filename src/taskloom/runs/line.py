@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from taskloom.algebra import Chain
+from taskloom.algebra import Chain, Stack
 from taskloom.merging.executor import MergePlan, execute, plan_merge
+from taskloom.merging.plain import finish
+from taskloom.merging.program import Output
 from taskloom.merging.recipe import Recipe
 from taskloom.merging.statistics import Statistics
 from taskloom.store.pool import Pool
@@ -19,7 +24,8 @@ class Line:
 
     A chain that ends with ``scale`` is linear in it, so it is merged once, at scale 1, and moved along
     the line from the base. The line is walked in float32, whatever the stored dtype, and rounded to
-    that dtype where it stops; a merge at the setting itself can differ from it by rounding.
+    that dtype where it stops; a merge at the setting itself can differ from it by rounding. `exact`
+    gives that merge, from the rows that the one merge left for its last step.
 
     Parameters
     ----------
@@ -29,6 +35,13 @@ class Line:
         Its name.
     known
         Statistics of the experts, if the recipe needs any.
+
+    Attributes
+    ----------
+    straight
+        Whether the merges lie on a line; if not, every one is made by itself.
+    seconds
+        That the one merge took; 0 until it is made.
     """
 
     def __init__(
@@ -39,33 +52,83 @@ class Line:
         known: Statistics | None = None,
     ) -> None:
         self._pool, self._recipe, self._known = pool, recipe, known
-        self._straight = pool.base is not None and is_linear(recipe, option)
-        self._unit: dict[str, Tensor] = {}
-        self._start: dict[str, Tensor] = {}
-        self._moved: set[str] = set()
+        self.straight = pool.base is not None and is_linear(recipe, option)
+        self.seconds = 0.0
+        self._rows: dict[str, Tensor] = {}
+        self._ends: tuple[Output, ...] = ()
 
     def at(self, setting: float) -> Mapping[str, Tensor]:
         """Return the merged weights at a setting."""
+        if not self.straight:
+            return self.exact(setting)
         with torch.inference_mode():
-            if not self._straight:
+            self._merge_once()
+            return {output.name: self._walked(output, setting) for output in self._ends}
+
+    def exact(self, setting: float) -> Mapping[str, Tensor]:
+        """Return the merge at a setting, with the bytes that it has when it is made by itself.
+
+        Raises
+        ------
+        NumericalError
+            A value that the stored dtype cannot hold.
+        """
+        with torch.inference_mode():
+            if not self.straight:
                 return dict(execute(self._plan(setting)))
-            if not self._unit:
-                self._merge_once()
-            return {
-                name: torch.lerp(self._start[name].float(), value, setting).to(self._start[name].dtype)
-                if name in self._moved
-                else value
-                for name, value in self._unit.items()
-            }
+            self._merge_once()
+            outputs = self._plan(setting).program.outputs
+            return {output.name: self._moved(output, output.info.dtype) for output in outputs}
 
     def _plan(self, setting: float) -> MergePlan:
         return plan_merge(self._pool, self._recipe(setting).chain, statistics=self._known)
 
     def _merge_once(self) -> None:
-        plan = self._plan(1.0)
-        self._unit = dict(execute(plan, dtype=torch.float32))
-        self._moved = set(plan.parameters)
-        self._start = {name: self._pool.yardstick.read(name) for name in self._unit}
+        """Merge as far as the last step, and keep the row of every tensor."""
+        if self._ends:
+            return
+        begun = time.perf_counter()
+        slices: dict[str, list[Tensor]] = {}
+        chain = _keeping(self._recipe(1.0).chain, slices)
+        for _ in execute(plan_merge(self._pool, chain, statistics=self._known), dtype=torch.float32):
+            pass
+        self.seconds = time.perf_counter() - begun
+        self._rows = {name: torch.cat([each.reshape(-1) for each in s]) for name, s in slices.items()}
+        self._ends = self._plan(1.0).program.outputs
+
+    def _moved(self, output: Output, dtype: torch.dtype) -> Tensor:
+        """Return the merged tensor of an output, in a dtype."""
+        if output.chain is None:
+            (source,) = output.experts
+            return source.checkpoint.read(source.name).to(output.info.dtype)
+        row = self._rows[output.name]
+        stack = Stack(output.name, row[None], output.names, 0, output.info.numel)
+        base = self._start(output).reshape(-1).to(row.dtype)
+        moved = finish(base, output.chain.steps[-1].apply(stack, None), dtype)
+        return moved.reshape(output.info.shape)
+
+    def _walked(self, output: Output, setting: float) -> Tensor:
+        """Return the tensor on the line through the base and the output, which is at setting 1."""
+        end = self._moved(output, torch.float32)
+        if output.chain is None:
+            return end
+        return torch.lerp(self._start(output).float(), end, setting).to(output.info.dtype)
+
+    def _start(self, output: Output) -> Tensor:
+        return self._pool.yardstick.read(output.name)
+
+
+def _keeping(chain: Chain, slices: dict[str, list[Tensor]]) -> Chain:
+    """Return the same chain, which leaves what its last step is given in ``slices``, in order."""
+    last = chain.steps[-1]
+
+    def apply(stack: Stack, known: Any) -> Stack:
+        slices.setdefault(stack.name, []).append(stack.values[0])
+        return last.apply(stack, known)
+
+    otherwise = None if chain.otherwise is None else _keeping(chain.otherwise, slices)
+    steps = (*chain.steps[:-1], replace(last, apply=apply))
+    return replace(chain, steps=steps, otherwise=otherwise)
 
 
 def is_linear(recipe: Callable[[float], Recipe], option: str) -> bool:

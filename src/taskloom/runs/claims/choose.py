@@ -45,14 +45,15 @@ def best_setting(
     """Return the setting with the highest `normalised_mean`; of equal ones, the smallest.
 
     Best first: the setting that could still get the highest mean is run on its next task, the others
-    wait. A setting that is through and that no other can overtake has won. An accuracy is at most 1.
+    wait. A setting that is through and that no other can overtake has won. An accuracy is at most 1, so
+    what experts do worst goes first: there settings lose most of what they could still have.
 
     Parameters
     ----------
     settings
         What is chosen from.
     experts
-        Accuracy of each task's expert, above 0, in the order in which tasks are run.
+        Accuracy of each task's expert, above 0.
     accuracy
         (setting, task) -> accuracy in [0, 1]; called at most once for each pair.
 
@@ -68,6 +69,7 @@ def best_setting(
     False
     """
     ceiling = dict.fromkeys(experts, 1.0)
+    order = sorted(experts, key=lambda task: experts[task])
     found: dict[float, dict[str, float]] = {setting: {} for setting in sorted(set(settings))}
 
     def bound(setting: float) -> float:
@@ -75,7 +77,7 @@ def best_setting(
 
     while True:
         front = max(found, key=lambda setting: (bound(setting), -setting))
-        waiting = [task for task in experts if task not in found[front]]
+        waiting = [task for task in order if task not in found[front]]
         if not waiting:
             return front
         found[front][waiting[0]] = accuracy(front, waiting[0])

@@ -1,4 +1,7 @@
-"""From a recipe and a pool to the weights of every task: merged, merged as adapters, or as parts."""
+"""From a recipe and a pool to the weights of every task: merged, merged as adapters, or as parts.
+
+`Settings` are what a scale is chosen from; what was merged to choose is not merged again.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +23,7 @@ from taskloom.merging.statistics import Statistics
 from taskloom.registry import get
 from taskloom.runs.candidates import read_all
 from taskloom.runs.claims.stage import Stage
+from taskloom.runs.line import Line
 from taskloom.store.open import open_checkpoint
 
 Weights = Mapping[str, Tensor]
@@ -98,3 +103,66 @@ def _adapters(stage: Stage, count: int, recipe: Recipe, folder: Path) -> Made:
     seconds = time.perf_counter() - begun
     merged = read_all(open_checkpoint(target, base=pool.base))
     return Made(lambda _: merged, seconds, stage.base_bytes + report.adapter_bytes)
+
+
+class Settings(Protocol):
+    """Merges at the settings of one option."""
+
+    def tasted(self, setting: float) -> Callable[[str], Weights]:
+        """Return what validation looks at: task -> weights."""
+        ...
+
+    def made(self, setting: float) -> Made:
+        """Return the merge at a setting, as `make` gives it."""
+        ...
+
+
+def settings_of(
+    stage: Stage,
+    count: int,
+    recipe: Callable[[float], Recipe],
+    known: Statistics | None,
+    folder: Path,
+) -> Settings:
+    """Return the merges of the first ``count`` experts at any scale; arguments as `make`.
+
+    Where they lie on a line there is one merge, and validation walks along it.
+    """
+    first = recipe(1.0)
+    if first.chain.space != "factors" and not keeps_parts(first.method):
+        line = Line(stage.first(count), recipe, "scale", known)
+        if line.straight:
+            return _Along(line, stage.base_bytes)
+    return _Apart(lambda s: make(stage, count, recipe(s), known, folder / f"scale-{s:g}"))
+
+
+@dataclass(frozen=True)
+class _Along:
+    """Merges on one line."""
+
+    line: Line
+    stored_bytes: int
+
+    def tasted(self, setting: float) -> Callable[[str], Weights]:
+        found = self.line.at(setting)
+        return lambda _: found
+
+    def made(self, setting: float) -> Made:
+        found = self.line.exact(setting)
+        return Made(lambda _: found, self.line.seconds, self.stored_bytes)
+
+
+class _Apart:
+    """Merges that are made one by one, each once."""
+
+    def __init__(self, make: Callable[[float], Made]) -> None:
+        self._make = make
+        self._known: dict[float, Made] = {}
+
+    def tasted(self, setting: float) -> Callable[[str], Weights]:
+        return self.made(setting).weights
+
+    def made(self, setting: float) -> Made:
+        if setting not in self._known:
+            self._known[setting] = self._make(setting)
+        return self._known[setting]

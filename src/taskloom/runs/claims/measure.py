@@ -13,16 +13,14 @@ from taskloom import registry
 from taskloom.errors import CheckpointError, NumericalError, PlanError
 from taskloom.merging.recipe import Recipe
 from taskloom.merging.soup import greedy_soup
-from taskloom.merging.statistics import Statistics
 from taskloom.registry import Entry
 from taskloom.runs.candidates import Weights, read_all
 from taskloom.runs.claims.choose import best_setting, check_experts, normalised_mean
-from taskloom.runs.claims.making import Made, keeps_parts, make
+from taskloom.runs.claims.making import Made, Settings, make, settings_of
 from taskloom.runs.claims.results import Measured, Row
 from taskloom.runs.claims.scorer import Scorer
 from taskloom.runs.claims.stage import Stage
 from taskloom.runs.claims.suite import SCALES
-from taskloom.runs.line import Line
 
 #: rows that are no merges
 BASE, EXPERT = "base", "expert"
@@ -188,49 +186,29 @@ class _Merge:
     def _made(self, folder: Path) -> tuple[dict[str, Any], Made]:
         """Choose what is chosen, and merge with it."""
         stage = self.measurer.stage
-        chosen: dict[str, Any] = {}
         wanted = _chosen(self.entry)
         known = stage.statistics(self._first().chain, self.count)
-        if INGREDIENTS in wanted:
-            chosen[INGREDIENTS] = self._ingredients()
         if SCALE in wanted:
-            chosen[SCALE] = self._scale(known, folder)
+            settings = settings_of(
+                stage, self.count, lambda scale: self._recipe({SCALE: scale}), known, folder
+            )
+            scale = self._scale(settings)
+            return {SCALE: scale}, settings.made(scale)
+        chosen = {INGREDIENTS: self._ingredients()} if INGREDIENTS in wanted else {}
         return chosen, make(stage, self.count, self._recipe(chosen), known, folder)
 
     def _recipe(self, chosen: Mapping[str, Any]) -> Recipe:
         return Recipe.of(self.entry.name, seed=self.measurer.stage.ground.seed, **chosen)
 
-    def _scale(self, known: Statistics | None, folder: Path) -> float:
-        weights = self._at_scales(known, folder)
-        made: dict[float, Callable[[str], Weights]] = {}
+    def _scale(self, settings: Settings) -> float:
+        tasted: dict[float, Callable[[str], Weights]] = {}
 
         def accuracy(scale: float, task: str) -> float:
-            if scale not in made:
-                made[scale] = weights(scale)
-            return self.measurer.scorer.validation(task, made[scale](task))
+            if scale not in tasted:
+                tasted[scale] = settings.tasted(scale)
+            return self.measurer.scorer.validation(task, tasted[scale](task))
 
         return best_setting(SCALES, self.measurer.experts(self.count), accuracy)
-
-    def _at_scales(
-        self, known: Statistics | None, folder: Path
-    ) -> Callable[[float], Callable[[str], Weights]]:
-        stage, count = self.measurer.stage, self.count
-        pool = stage.first(count)
-        in_memory = self._first().chain.space != "factors"
-        if in_memory and not keeps_parts(self.entry.name):
-            line = Line(pool, lambda scale: self._recipe({SCALE: scale}), SCALE, known)
-
-            def along(scale: float) -> Callable[[str], Weights]:
-                found = line.at(scale)
-                return lambda _: found
-
-            return along
-
-        def apart(scale: float) -> Callable[[str], Weights]:
-            own = folder / f"scale-{scale:g}"
-            return make(stage, count, self._recipe({SCALE: scale}), known, own).weights
-
-        return apart
 
     def _ingredients(self) -> list[str]:
         experts = self.measurer.experts(self.count)

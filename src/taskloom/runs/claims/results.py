@@ -156,6 +156,7 @@ class Book:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._read: tuple[tuple[int, ...], Results] | None = None
         self._guard = cache_root() / "claims" / f"{canonical_digest(str(path.resolve()))[:16]}.lock"
 
     @contextmanager
@@ -197,7 +198,7 @@ class Book:
         IntegrityError
             It is there with other options: the method's defaults have changed since.
         """
-        for row in read_results(self.path).rows:
+        for row in self._results().rows:
             if row.place == place:
                 if row.options == dict(options):
                     return True
@@ -230,6 +231,17 @@ class Book:
                     hint="Measure a suite and seed in one process at a time",
                 )
             self._write(found.model_copy(update={"rows": [*found.rows, row]}))
+
+    def _results(self) -> Results:
+        """Read the file, unless it is as it was read last."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return read_results(self.path)
+        mark = found.st_mtime_ns, found.st_size, found.st_ino
+        if self._read is None or self._read[0] != mark:
+            self._read = mark, read_results(self.path)
+        return self._read[1]
 
     def _write(self, results: Results) -> None:
         with atomic_file(self.path) as temporary:

@@ -15,6 +15,8 @@ from taskloom.errors import PlanError
 from taskloom.learn.train import TrainedExpert
 from taskloom.merging.recipe import Recipe
 from taskloom.progress import Progress, silent
+from taskloom.runs.claims.crew import measure_together
+from taskloom.runs.claims.jobs import Job
 from taskloom.runs.claims.measure import BASE, EXPERT, Measurer
 from taskloom.runs.claims.results import Book, Lock, Results, Row, Seeded, SuiteEntry, read_results
 from taskloom.runs.claims.scorer import Scorer
@@ -106,15 +108,18 @@ def train(
     """
     found = []
     wanted = wanted or Wanted()
-    for stage, _, _ in _stages(suites, wanted, progress):
-        ground = stage.ground
-        for name in wanted.names():
-            if name not in (BASE, EXPERT):
-                with suppress(PlanError):  # it has no rule without more options, which its row will say
-                    chain = Recipe.of(name, seed=ground.seed).chain
-                    stage.statistics(chain, len(stage.pool))
-        found.append(Trained(ground.suite.name, stage.kind, ground.seed, stage.trained))
+    for place, stage, _ in _stages(suites, wanted, progress):
+        _collect(stage, wanted.names())
+        found.append(Trained(stage.ground.suite.name, place.kind, place.seed, stage.trained))
     return found
+
+
+def _collect(stage: Stage, names: Sequence[str]) -> None:
+    """Collect the statistics that methods need and that the cache lacks."""
+    for name in names:
+        if name not in (BASE, EXPERT):
+            with suppress(PlanError):  # it has no rule without more options, which its row will say
+                stage.collect(Recipe.of(name, seed=stage.ground.seed).chain)
 
 
 def claims(
@@ -122,6 +127,7 @@ def claims(
     wanted: Wanted | None = None,
     *,
     output: str | Path = OUTPUT,
+    workers: int = 1,
     progress: Progress = silent,
 ) -> Results:
     """Measure every method on the suites and add the rows to a file as they are measured.
@@ -137,6 +143,9 @@ def claims(
         What of them.
     output
         The results file.
+    workers
+        Processes that rows are measured in, each with its share of the threads. More than one give the
+        same rows in another order; `taskloom.runs.claims.crew` says what comes of one that fails.
 
     Returns
     -------
@@ -156,35 +165,98 @@ def claims(
     names = wanted.names()
     book = Book(Path(output))
     read_results(book.path)  # a file that is none is refused before anything is trained
-    for stage, scorer, counts in _stages(suites, wanted, progress):
-        book.open(stage.ground.suite.name, _entry(stage))
-        _measure(book, Measurer(stage, scorer), names, counts)
+    stages = _stages(suites, wanted, progress)
+    if workers == 1:
+        _one_by_one(book, stages, names)
+    else:
+        _together(book, stages, names, workers)
     return read_results(book.path)
 
 
-def _measure(book: Book, measurer: Measurer, names: Sequence[str], counts: Sequence[int]) -> None:
-    ground = measurer.stage.ground
-    label = f"{ground.suite.name}: {measurer.stage.kind}, seed {ground.seed}"
-    total, done = len(names) * len(counts), 0
-    for count in counts:
-        for name in names:
-            if not book.known(measurer.place(name, count), measurer.options(name)):
-                book.add(measurer.row(name, count))
-            done += 1
-            ground.progress(label, done, total)
+@dataclass(frozen=True)
+class _Place:
+    """Which stage: the suite as it was asked for, kind and seed of experts, sizes of pools."""
+
+    suite: str
+    kind: Kind
+    seed: int
+    counts: list[int]
+
+
+class _Missing:
+    """The rows of a stage that are not in the book yet, and how many there are by now."""
+
+    def __init__(self, book: Book, measurer: Measurer, place: _Place, names: Sequence[str]) -> None:
+        stage = measurer.stage
+        book.open(stage.ground.suite.name, _entry(stage))
+        self.todo = [
+            (name, count)
+            for count in place.counts
+            for name in names
+            if not book.known(measurer.place(name, count), measurer.options(name))
+        ]
+        self._book, self._progress = book, stage.ground.progress
+        self._total = len(names) * len(place.counts)
+        self._done = self._total - len(self.todo)
+        self._label = f"{stage.ground.suite.name}: {stage.kind}, seed {stage.ground.seed}"
+        self._tell()
+
+    def add(self, row: Row) -> None:
+        """Write one of them."""
+        self._book.add(row)
+        self._done += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        self._progress(self._label, self._done, self._total)
+
+
+def _one_by_one(
+    book: Book, stages: Iterator[tuple[_Place, Stage, Scorer]], names: Sequence[str]
+) -> None:
+    for place, stage, scorer in stages:
+        measurer = Measurer(stage, scorer)
+        missing = _Missing(book, measurer, place, names)
+        for name, count in missing.todo:
+            missing.add(measurer.row(name, count))
+
+
+def _together(
+    book: Book, stages: Iterator[tuple[_Place, Stage, Scorer]], names: Sequence[str], workers: int
+) -> None:
+    """Measure in several processes; here stages are made ready one by one, and rows written."""
+    import torch
+
+    missing: dict[tuple[str, str, int], _Missing] = {}
+
+    def jobs() -> Iterator[Job]:
+        for place, stage, scorer in stages:
+            found = _Missing(book, Measurer(stage, scorer), place, names)
+            missing[stage.ground.suite.name, place.kind, place.seed] = found
+            _collect(stage, sorted({name for name, _ in found.todo}))
+            del stage, scorer  # the processes open their own
+            for name, count in found.todo:
+                yield Job(place.suite, place.kind, place.seed, place.counts[-1], count, name)
+
+    measure_together(
+        jobs(),
+        workers,
+        lambda row: missing[row.suite, row.experts, row.seed].add(row),
+        threads=max(1, torch.get_num_threads() // workers),
+    )
 
 
 def _stages(
     suites: Sequence[str | Path] | None, wanted: Wanted, progress: Progress
-) -> Iterator[tuple[Stage, Scorer, list[int]]]:
-    loaded = [load_suite(each) for each in (suites or suite_names())]
-    plans = [(suite, *wanted.of(suite)) for suite in loaded]  # all are checked before one is run
-    for suite, seeds, kinds, counts in plans:
+) -> Iterator[tuple[_Place, Stage, Scorer]]:
+    loaded = [(str(each), load_suite(each)) for each in (suites or suite_names())]
+    plans = [(name, suite, *wanted.of(suite)) for name, suite in loaded]  # checked before one is run
+    for name, suite, seeds, kinds, counts in plans:
         for seed in seeds:
             ground = lay_ground(suite, seed, progress=progress)
             scorer = Scorer(ground.encoder, ground.tasks, ground.heads, suite.evaluation)
             for kind in kinds:
-                yield set_stage(ground, kind, counts[-1]), scorer, counts
+                yield _Place(name, kind, seed, counts), set_stage(ground, kind, counts[-1]), scorer
 
 
 def _entry(stage: Stage) -> SuiteEntry:

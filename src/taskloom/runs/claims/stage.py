@@ -109,11 +109,7 @@ class Stage:
         All experts of the stage are compared with one another where a statistic compares, so that
         pools of every size share it.
         """
-        how = {
-            name: Sampling(each.examples, each.options)
-            for name, each in self.ground.suite.statistics.items()
-        }
-        found = statistics_for(self.stored, chain, self.bench, how)
+        found = self.collect(chain)
         if found is None:
             return None
         wanted = set(self.pool.tensors)
@@ -121,6 +117,14 @@ class Stage:
             expert.name: [_only(each, wanted, expert.name) for each in found[expert.name]]
             for expert in self.pool.experts[:count]
         }
+
+    def collect(self, chain: Chain) -> Mapping[str, list[Statistic]] | None:
+        """Collect what a chain needs of every stored expert, as far as the cache lacks it."""
+        how = {
+            name: Sampling(each.examples, each.options)
+            for name, each in self.ground.suite.statistics.items()
+        }
+        return statistics_for(self.stored, chain, self.bench, how)
 
     @property
     def base_bytes(self) -> int:
