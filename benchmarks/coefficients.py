@@ -7,14 +7,16 @@ Makes a transformer classifier with random weights and experts of it, and runs l
 (one coefficient per expert and tensor, entropy, Adam, two tasks, one batch of each a step) on the same
 batches in several ways, each in a process of its own (forked once packages are imported), in turn:
 
-- "ours": `taskloom.learn.fits.adamerging` on files; "ours, lean" keeps no gradient of the model.
+- "ours": the registered fit ``adamerging`` on a problem as `taskloom.fit` makes it: base and experts in
+  files, the model loaded, its memory lent to the fit; "ours, lean" is ``lean=True``, as the option.
 - "in the graph": task vectors in memory, merged weights computed from them inside the autograd graph.
   Written here; what the released code of AdaMerging does, with `functional_call`.
 - "FusionBench": its `LayerWiseMergedModel` and `entropy_loss` in the loop of its AdaMerging, in the
   interpreter that ``--peer`` names, if there is one. Their files are run by themselves, so that the
   package may be installed without what the rest of it needs.
 
-Peak memory is resident memory above that of a process that has fitted a tiny model in the same way.
+Peak memory is resident memory above that of a process that has fitted a tiny model in the same way; the
+model itself, loaded by every way, is part of it.
 Every way runs one step first, which is not timed. A "model" is the bytes of the weights in float32.
 """
 
@@ -35,6 +37,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.func import functional_call
@@ -97,11 +100,13 @@ def heads(width: int) -> dict[str, torch.Tensor]:
     return {task: torch.randn(CLASSES, width, generator=generator) / 8 for task in TASKS}
 
 
-def mapped(folder: Path, width: int, layers: int) -> Net:
-    """Return the model with its weights in the file, read when they are touched."""
+def loaded(folder: Path, width: int, layers: int) -> Net:
+    """Return the model with its weights in memory, tensor by tensor: no second copy at any time."""
     with torch.device("meta"):
         model = Net(width, layers)
-    model.load_state_dict(load_file(folder / "base.safetensors"), assign=True)
+    with safe_open(folder / "base.safetensors", "pt") as file:
+        weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 
 
@@ -126,12 +131,12 @@ class Clock:
 
 
 def run_ours(folder, width, layers, experts, steps, clock, *, lean):
-    from taskloom.learn.coefficients.descend import Descent, descend
     from taskloom.learn.probe import Examples, Probe
     from taskloom.learn.problem import Problem
+    from taskloom.registry import get
     from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 
-    model, weights = mapped(folder, width, layers), heads(width)
+    model, weights = loaded(folder, width, layers), heads(width)
     own = dict(model.state_dict())
     trained, places = tuple(own), {name: name for name in own}
 
@@ -147,13 +152,15 @@ def run_ours(folder, width, layers, experts, steps, clock, *, lean):
         {task: probe(weights[task]) for task in TASKS},
         {task: Examples.of([(inputs, None)]) for task, inputs in batches().items()},
         progress=clock.tick,
+        borrow=True,  # as `taskloom.runs.seen.Seen.problem` does
     )
-    how = Descent("entropy", per="tensor", start=START, shape="clamp", rate=RATE, steps=steps, lean=lean)
-    return [step.loss for step in descend(on, how, name="benchmark").trace]
+    options = {"per": "tensor", "start": START, "rate": RATE, "steps": steps, "passes": 1, "lean": lean}
+    fitted = get("fit", "adamerging").function(on, **options)
+    return [step.loss for step in fitted.trace]
 
 
 def run_graph(folder, width, layers, experts, steps, clock):
-    model, weights, inputs = mapped(folder, width, layers), heads(width), batches()
+    model, weights, inputs = loaded(folder, width, layers), heads(width), batches()
     base = dict(model.state_dict())
     taus = []
     for k in range(experts):
@@ -246,7 +253,7 @@ def resident(key: str) -> int:
 
 #: what each way imports before its memory is counted
 IMPORTS = {
-    OURS: ["taskloom.learn.coefficients.descend"],
+    OURS: ["taskloom.learn.fits.adamerging"],
     LEAN: [],
     GRAPH: ["torch._dynamo"],  # the first step of torch's optimisers would import it
     PEER: ["torch._dynamo"],
@@ -337,7 +344,7 @@ def report(found: dict, ways: list[str], asked: argparse.Namespace, size: int) -
         "",
         f"{size / 1e6:.1f} million parameters ({model / 1e6:.0f} MB a model, float32), layer-wise "
         f"AdaMerging on two tasks of {BATCH} inputs of {LENGTH} tokens a step; {platform.machine()}, "
-        f"torch {torch.__version__}. Medians of {asked.steps - 1} steps.",
+        f"torch {torch.__version__}. Medians of {asked.steps - 1} steps. The loaded model is counted.",
     ]
     for title, place, shown in (
         ("Peak memory above imports, in models", 0, lambda v: f"{v / model:.2f}"),

@@ -74,7 +74,10 @@ class Probe:
             Used instead of its own, by the names of its state dict.
         """
         own = dict(module.state_dict(keep_vars=True))
-        used = {name: (weights or own).get(name, own[name]).detach() for name in own}
+        given = {name: (weights or own).get(name, own[name]) for name in own}
+        used = {name: tensor.detach() for name, tensor in given.items()}
+        for name, first in MemoryCheckpoint(given).aliases.items():
+            used[name] = used[first]  # tied weights are one tensor, which is what a call asks for
 
         def run(given: Weights, inputs: Any) -> Tensor:
             args, named = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})

@@ -51,6 +51,12 @@ class Problem:
     journal
         File in which such fits write down every merge they tried, so that an interrupted fit goes on
         where it was; None: an interrupted fit begins anew.
+    unfinished
+        Folder in which a fit by gradient keeps its state until it ends, likewise; None keeps none.
+    borrow
+        A fit may build the merged weights in the memory of the probes' modules, which have the base's
+        again when it ends: one model less in memory. Nobody else may run the modules meanwhile, and the
+        base must not be read from that memory.
 
     Raises
     ------
@@ -74,6 +80,8 @@ class Problem:
     transductive: bool = False
     merge: Callable[[str, Mapping[str, Any]], Weights] | None = None
     journal: Path | None = None
+    unfinished: Path | None = None
+    borrow: bool = False
 
     def __post_init__(self) -> None:
         Pool(self.base, tuple(Expert(name, weights) for name, weights in self.experts.items()))

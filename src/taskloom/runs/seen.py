@@ -28,6 +28,7 @@ from taskloom.learn.problem import TEST, Problem
 from taskloom.models.head import Head
 from taskloom.runs.desk import Desk
 from taskloom.runs.heads import fold_of, head_for
+from taskloom.store.cache import cache_root
 from taskloom.store.pool import Pool
 
 Labels = NDArray[np.int64]
@@ -88,6 +89,9 @@ class Seen:
     def problem(self, own: Mapping[str, str] | None = None, *, batch_size: int = 16) -> Problem:
         """Return these examples as a problem.
 
+        A fit of it may build merged weights in the encoder's own memory, and keeps its state in the
+        cache until it ends.
+
         Parameters
         ----------
         own
@@ -124,6 +128,8 @@ class Seen:
             self.desk.reader.progress,
             TEST if transductive else "train",
             transductive,
+            unfinished=cache_root() / "fits",
+            borrow=True,
         )
 
     def _batches(self, inputs: Inputs, labels: Labels | None, size: int) -> Batches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from taskloom.store.memory import MemoryCheckpoint
 
 class Blend:
     """Weights ``theta = theta_0 + sum_k c_k tau_k`` as leaves of a graph: one model in memory.
+
+    A context: where the problem lends the modules' own memory, the weights are built there, so that
+    beside the model there is no other, and the block's end puts the base's back.
 
     A loss is run backward into their gradients, another model; what a loss's gradient is with respect
     to a coefficient is the inner product of that gradient with the task vector. No graph ever holds a
@@ -47,11 +51,13 @@ class Blend:
             self._stored[task][name] for task, probe in on.probes.items() for name in probe.trained
         }
         used = {stored for names in self._stored.values() for stored in names.values()}
-        self._weights = {
-            name: torch.empty(on.base.tensors[name].shape, dtype=vectors.dtype(name))
-            for name in vectors.layout.tensors
-            if name in used
-        }
+        self._base = on.base
+        lent = _lent(on, self._stored) if on.borrow else {}
+        self._borrowed: list[str] = []
+        self._weights: dict[str, Tensor] = {}
+        for name in vectors.layout.tensors:
+            if name in used:
+                self._weights[name] = self._room(name, vectors.dtype(name), lent.get(name))
         for name, weight in self._weights.items():
             weight.requires_grad_(name in trained and vectors.changed(name))
             if lean and weight.requires_grad:
@@ -59,6 +65,27 @@ class Blend:
                     partial(self._take, name)
                 )
         self._built = False
+
+    def __enter__(self) -> Blend:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with torch.no_grad():
+            for name in self._borrowed:
+                self._weights[name].requires_grad_(False).copy_(self._base.read(name))
+        self._weights = {}
+
+    def _room(self, name: str, dtype: torch.dtype, lent: Tensor | None) -> Tensor:
+        """Return memory for a weight: what is lent, if it is of the kind that is needed."""
+        if lent is not None and lent.dtype == dtype and lent.is_contiguous():
+            self._borrowed.append(name)
+            return lent.detach()
+        return torch.empty(self._base.tensors[name].shape, dtype=dtype)
 
     def build(self, table: Tensor) -> None:
         """Put the model at a table of coefficients ``(K, G, P)``, and forget all gradients."""
@@ -97,6 +124,15 @@ class Blend:
         if weight.grad is not None:
             self._sum += self._vectors.fold({name: weight.grad.contiguous()})
             weight.grad = None
+
+
+def _lent(on: Problem, stored: Mapping[str, Mapping[str, str]]) -> dict[str, Tensor]:
+    """Return stored name -> a module's memory for it; probes of several modules lend the first's."""
+    found: dict[str, Tensor] = {}
+    for task, probe in on.probes.items():
+        for name, place in stored[task].items():
+            found.setdefault(place, probe.weights[name])
+    return found
 
 
 def stored_names(probe: Probe, base: Checkpoint) -> Mapping[str, str]:

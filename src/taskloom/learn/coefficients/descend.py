@@ -21,6 +21,7 @@ from taskloom.learn.coefficients.feed import Feed
 from taskloom.learn.coefficients.layout import Layout
 from taskloom.learn.coefficients.loss import Loss
 from taskloom.learn.coefficients.optimiser import Kind, Optimiser
+from taskloom.learn.coefficients.unfinished import Stand, Unfinished
 from taskloom.learn.coefficients.vectors import TaskVectors
 from taskloom.learn.coefficients.watch import Watch
 from taskloom.learn.fitted import FitStopped, Fitted, Step
@@ -64,7 +65,7 @@ class Descent:
     threads
         That stream task vectors; as many as there are processors if None. It changes no number.
     lean
-        Keep no gradient of the model either; task vectors are then read for every batch. See `Blend`.
+        Keep no gradient of the model; task vectors are then read for every batch. See `Blend`.
     """
 
     objective: str
@@ -102,9 +103,12 @@ def descend(on: Problem, how: Descent, *, name: str) -> Fitted:
     """Learn coefficients and return them as a recipe of the merging method ``coefficients``.
 
     A step builds ``theta = theta_0 + sum_k c_k tau_k`` tensor by tensor, adds up the weight gradients of
-    all tasks and batches, and multiplies them with the task vectors, tensor by tensor again: besides the
-    model's own weights one copy of the weights and one of their gradient are in memory, however many
-    experts there are.
+    all tasks and batches, and multiplies them with the task vectors, tensor by tensor again: the weights
+    and their gradient are in memory, however many experts there are, and beside them the model's own
+    weights unless the problem lends their memory.
+
+    A problem with a folder for unfinished fits is gone on with where an earlier call was interrupted,
+    to the same numbers, bit by bit.
 
     Parameters
     ----------
@@ -123,6 +127,8 @@ def descend(on: Problem, how: Descent, *, name: str) -> Fitted:
         Labels, or the expert of a task, that the objective needs and that are not there.
     PlanError, UnknownName
         Options that do not go together; an objective that is not registered.
+    IntegrityError
+        The state of an interrupted fit that is damaged.
     """
     check(on, how, name)
     begun = time.perf_counter()
@@ -136,9 +142,10 @@ def descend(on: Problem, how: Descent, *, name: str) -> Fitted:
         before=how.before,
         threads=how.threads or processors(),
     )
-    with vectors:
-        run = _Run(on, how, name, layout, loss, Blend(on, vectors, lean=how.lean), begun)
-        table = run.go()
+    unfinished = Unfinished.of(on, how, name)
+    with vectors, Blend(on, vectors, lean=how.lean) as blend:
+        run = _Run(on, how, name, layout, loss, blend, begun)
+        table = run.go(unfinished)
     return run.fitted(table)
 
 
@@ -189,6 +196,7 @@ class _Run:
         self._trace: list[Step] = []
         self._good = self._table().detach()
         self._best: tuple[float, int, Tensor] | None = None
+        self._resumed: list[int] = []
 
     def _table(self) -> Tensor:
         """Return the coefficients of the raw numbers, ``(K, G, P)``, differentiable."""
@@ -198,15 +206,67 @@ class _Run:
         raw = self._raw.clamp(0, 1) if self._how.shape == "clamp" else self._raw
         return raw * self._mask
 
-    def go(self) -> Tensor:
-        """Run all steps; return the table that is kept."""
+    def go(self, unfinished: Unfinished) -> Tensor:
+        """Run all steps that are left; return the table that is kept."""
         how, label = self._how, f"fit {self._name}"
-        for number in range(1, how.steps + 1):
-            self._step(number)
-            self._on.progress(label, number, how.steps)
-            if how.check_every and (number % how.check_every == 0 or number == how.steps):
-                self._consider(number)
+        before = unfinished.load()
+        if before is not None:
+            self._resume(before)
+        stand = self._stand() if unfinished.kept else None
+        try:
+            for number in range(len(self._trace) + 1, how.steps + 1):
+                self._step(number)
+                if how.check_every and (number % how.check_every == 0 or number == how.steps):
+                    self._consider(number)
+                if unfinished.kept:
+                    stand = self._stand()
+                    unfinished.save_in_time(self._stand)
+                self._on.progress(label, number, how.steps)
+        except FitStopped:
+            unfinished.end()
+            raise
+        except BaseException:
+            if stand is not None:
+                unfinished.save(stand)
+            raise
+        unfinished.end()
         return self._table().detach() if self._best is None else self._best[2]
+
+    def _stand(self) -> Stand:
+        """Return where the fit stands between two steps."""
+        steps, moments = self._optimiser.state()
+        tensors = {"raw": self._raw.detach().clone(), "good": self._good.clone()}
+        tensors |= {f"moment/{name}": tensor for name, tensor in moments.items()}
+        best = None
+        if self._best is not None:
+            best, tensors["best"] = self._best[:2], self._best[2].clone()
+        plain = {
+            "optimiser": steps,
+            "best": best,
+            "feeds": {task: feed.place for task, feed in self._feeds.items()},
+            "watch": self._watch.state(),
+            "seconds": time.perf_counter() - self._begun,
+            "resumed": self._resumed,
+        }
+        return Stand(tensors, plain, tuple(self._trace))
+
+    def _resume(self, stand: Stand) -> None:
+        """Go back to where a fit stood."""
+        tensors, plain = stand.tensors, stand.plain
+        with torch.no_grad():
+            self._raw.copy_(tensors["raw"])
+        self._good = tensors["good"]
+        moments = {n.removeprefix("moment/"): t for n, t in tensors.items() if n.startswith("moment/")}
+        self._optimiser.resume(plain["optimiser"], moments)
+        if plain["best"] is not None:
+            value, number = plain["best"]
+            self._best = value, number, tensors["best"]
+        for task, place in plain["feeds"].items():
+            self._feeds[task].seek(place)
+        self._watch.resume(plain["watch"])
+        self._trace = list(stand.trace)
+        self._begun -= plain["seconds"]
+        self._resumed = [*plain["resumed"], len(self._trace)]
 
     def _step(self, number: int) -> None:
         table = self._table()
@@ -284,6 +344,8 @@ class _Run:
             "steps": str(len(self._trace)),
             "seconds": f"{time.perf_counter() - self._begun:.3f}",
         }
+        if self._resumed:
+            said["resumed"] = f"after step {', '.join(map(str, self._resumed))}"
         if how.skip:
             said["left out"] = ", ".join(how.skip)
         if self._best is not None and not stopped:

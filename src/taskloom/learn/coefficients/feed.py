@@ -27,6 +27,17 @@ class Feed:
         self._batches: Iterator[Batch] = iter(examples)
         self._place = 0
 
+    @property
+    def place(self) -> int:
+        """How many batches of this round were returned."""
+        return self._place
+
+    def seek(self, place: int) -> None:
+        """Go to where so many batches of a round have been returned."""
+        self._batches, self._place = iter(self._examples), place
+        for _ in range(place):
+            next(self._batches)
+
     def next(self) -> tuple[int, Batch]:
         """Return the next batch and its place among them all."""
         batch = next(self._batches, None)

@@ -35,6 +35,14 @@ class Optimiser:
     _steps: int = 0
     _means: dict[str, Tensor] = field(default_factory=dict)
 
+    def state(self) -> tuple[int, dict[str, Tensor]]:
+        """Return how many steps Adam has made, and copies of its moments."""
+        return self._steps, {name: tensor.clone() for name, tensor in self._means.items()}
+
+    def resume(self, steps: int, moments: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+        self._steps, self._means = steps, dict(moments)
+
     def step(self, table: Tensor, gradient: Tensor, rate: float) -> None:
         """Change ``table`` in place."""
         with torch.no_grad():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -35,6 +37,19 @@ class Watch:
         while window[0][0] <= step - _STEPS:
             window.popleft()
         self._classes[task] = logits.shape[-1]
+
+    def state(self) -> dict[str, Any]:
+        """Return what was seen, as JSON-ready data."""
+        return {
+            task: [self._classes[task], [[step, sorted(counts.items())] for step, counts in window]]
+            for task, window in self._seen.items()
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        for task, (classes, window) in state.items():
+            self._classes[task] = classes
+            self._seen[task] = deque((step, Counter(dict(map(tuple, pairs)))) for step, pairs in window)
 
     def shares(self, step: int) -> dict[str, float]:
         """Return the share of the most predicted class in a step, as ``largest class TASK``."""

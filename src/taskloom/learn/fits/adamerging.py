@@ -38,6 +38,7 @@ def adamerging(
     parts: Annotated[int, Field(ge=1)] = 1,
     check_every: Annotated[int, Field(ge=1)] | None = None,
     threads: Annotated[int, Field(ge=1)] | None = None,
+    lean: bool = False,
 ) -> Fitted:
     """Learn one coefficient per expert and tensor that minimises the entropy of predictions.
 
@@ -70,6 +71,8 @@ def adamerging(
         Steps between checks on validation; the best coefficients are kept. None keeps the last.
     threads
         That stream task vectors; it changes no number.
+    lean
+        Keep no gradient of the model in memory; task vectors are read for every batch instead.
     """
     how = Descent(
         objective,
@@ -85,5 +88,6 @@ def adamerging(
         trim=trim,
         check_every=check_every,
         threads=threads,
+        lean=lean,
     )
     return descend(on, how, name="adamerging")

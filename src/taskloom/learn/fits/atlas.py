@@ -48,6 +48,7 @@ def atlas(
     passes: Annotated[int, Field(ge=1)] = 1,
     check_every: Annotated[int, Field(ge=1)] | None = None,
     threads: Annotated[int, Field(ge=1)] | None = None,
+    lean: bool = False,
 ) -> Fitted:
     """Learn anisotropic scales of task vectors: ``theta = theta_0 + sum_t Lambda_t tau_t``.
 
@@ -90,6 +91,8 @@ def atlas(
         Steps between checks on validation; the best coefficients are kept. None keeps the last.
     threads
         That stream task vectors; it changes no number.
+    lean
+        Keep no gradient of the model in memory; task vectors are read for every batch instead.
 
     Raises
     ------
@@ -120,5 +123,6 @@ def atlas(
         skip=own,
         check_every=check_every,
         threads=threads,
+        lean=lean,
     )
     return descend(on, how, name="atlas")

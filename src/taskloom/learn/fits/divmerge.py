@@ -35,6 +35,7 @@ def divmerge(
     parts: Annotated[int, Field(ge=1)] = 1,
     check_every: Annotated[int, Field(ge=1)] | None = None,
     threads: Annotated[int, Field(ge=1)] | None = None,
+    lean: bool = False,
 ) -> Fitted:
     """Learn coefficients that minimise the divergence to every task's own expert.
 
@@ -59,6 +60,8 @@ def divmerge(
         Steps between checks on validation; the best coefficients are kept. None keeps the last.
     threads
         That stream task vectors; it changes no number.
+    lean
+        Keep no gradient of the model in memory; task vectors are read for every batch instead.
     """
     how = Descent(
         "js_divergence",
@@ -73,5 +76,6 @@ def divmerge(
         passes=passes,
         check_every=check_every,
         threads=threads,
+        lean=lean,
     )
     return descend(on, how, name="divmerge")

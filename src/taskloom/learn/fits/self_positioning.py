@@ -40,6 +40,7 @@ def self_positioning(
     parts: Annotated[int, Field(ge=1)] = 1,
     check_every: Annotated[int, Field(ge=1)] | None = None,
     threads: Annotated[int, Field(ge=1)] | None = None,
+    lean: bool = False,
 ) -> Fitted:
     """Search one coefficient per expert by SGD on a small probe set that covers all tasks.
 
@@ -66,6 +67,8 @@ def self_positioning(
         Steps between checks on validation; the best coefficients are kept. None keeps the last.
     threads
         That stream task vectors; it changes no number.
+    lean
+        Keep no gradient of the model in memory; task vectors are read for every batch instead.
     """
     how = Descent(
         objective,
@@ -82,5 +85,6 @@ def self_positioning(
         passes=passes,
         check_every=check_every,
         threads=threads,
+        lean=lean,
     )
     return descend(on, how, name="self_positioning")
