@@ -13,6 +13,7 @@ from taskloom.cli.listen import listening
 from taskloom.errors import PlanError
 
 if TYPE_CHECKING:
+    from taskloom.runs.advice import Advice
     from taskloom.runs.surrogates import SurrogateCost
 
 
@@ -79,6 +80,18 @@ if TYPE_CHECKING:
     "missing ones are made.",
 )
 @click.option(
+    "--budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Run the scores that fit into these minutes, and say how sure they are together.",
+)
+@click.option(
+    "--write-merge",
+    type=click.Path(),
+    metavar="FILE",
+    help="With --budget: write a merge of the sources by their weights, for taskloom merge FILE OUT.",
+)
+@click.option(
     "--labels",
     "n_labels",
     type=click.IntRange(min=4),
@@ -103,6 +116,8 @@ def command(
     prompts: tuple[str, ...],
     target_prompt: str | None,
     surrogates: str | None,
+    budget: float | None,
+    write_merge: str | None,
     n_labels: int,
     seed: int,
     as_json: bool,
@@ -136,6 +151,8 @@ def command(
         more["target_prompt"] = target_prompt
     if surrogates:
         more["surrogates"] = surrogates
+    more |= {"budget": budget} if budget is not None else {}
+    more |= {"write_merge": write_merge} if write_merge is not None else {}
     with listening() as progress:
         selection = taskloom.select(
             target,
@@ -149,7 +166,11 @@ def command(
     if as_json:
         output.print_json(selection)
         return
-    for ranking in selection.rankings:
+    if budget is not None and selection.advice is not None:
+        _print_advice(selection.advice, n_labels)
+        if write_merge is not None:
+            click.echo(f"wrote {write_merge}: taskloom merge {write_merge} OUT")
+    for ranking in [] if budget is not None else selection.rankings:
         output.print_table(
             f"{target}: experts by {ranking.score} ({n_labels} labels, higher is better)",
             ["rank>", "expert", "score>"],
@@ -157,6 +178,57 @@ def command(
         )
     if surrogates:
         _print_surrogates(selection.surrogates)
+
+
+def _print_advice(advice: Advice, n_labels: int) -> None:
+    regret = f"regret in {advice.loss_by}>" if advice.loss_by else "regret>"
+    scores = [each.score for each in advice.scores if each.ran]
+    output.print_table(
+        f"Sources by all scores that count ({n_labels} labels; places on nine of ten halves of them)",
+        [
+            "place>",
+            "expert",
+            "places>",
+            regret,
+            "weight>",
+            "seen>",
+            "ranks by " + ", ".join(scores),
+            "why",
+        ],
+        [
+            [
+                each.place,
+                each.expert,
+                "" if each.low is None else f"{each.low}-{each.high}",
+                "" if each.loss is None else f"{each.loss:.3f}",
+                f"{each.weight:.2f}",
+                "?" if each.seen is None else f"{each.seen.count} of {each.seen.of}",
+                [each.ranks[score] for score in scores],
+                "; ".join(each.reasons),
+            ]
+            for each in advice.sources
+        ],
+    )
+    output.print_table(
+        f"Scores within {advice.minutes:g} minutes: {advice.seconds:.1f} s used, of them "
+        f"{advice.features_seconds:.1f} s for features ({advice.features_estimated:.1f} s expected)",
+        ["score", "seconds>", "expected>", "halves agree>", "others agree>", "counts", "why not"],
+        [
+            [
+                each.score,
+                each.seconds,
+                each.estimated,
+                each.halves,
+                each.agreement,
+                "yes" if each.reliable else "not reliable" if each.ran else "left out",
+                each.reason,
+            ]
+            for each in advice.scores
+        ],
+    )
+    click.echo(advice.sentence)
+    for warning in advice.warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _print_surrogates(costs: Sequence[SurrogateCost]) -> None:

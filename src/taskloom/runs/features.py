@@ -51,6 +51,21 @@ class Reader:
             inputs, weights=weights, batch_size=self.options.batch_size, precision=precision
         )
 
+    def missing(
+        self, candidates: Sequence[Candidate], tasks: Sequence[TaskData], splits: Sequence[Split]
+    ) -> list[Candidate]:
+        """Return the candidates that `read_parts` would have to run."""
+
+        def stashed(candidate: Candidate, data: TaskData, split: Split) -> bool:
+            key = self._key(candidate, data, split, self.options.precision)
+            return self.workspace.entry("features", key, ".npy").is_file()
+
+        return [
+            candidate
+            for candidate in candidates
+            if not all(stashed(candidate, data, split) for data in tasks for split in splits)
+        ]
+
     def read(
         self,
         candidates: Sequence[Candidate],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,11 @@ from taskloom.errors import PlanError
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.load import load_task
 from taskloom.progress import Progress, silent
+from taskloom.runs.advice import Advice
+from taskloom.runs.advice import write_merge as write_plan
 from taskloom.runs.attributed import ATTRIBUTED, by_attributions
 from taskloom.runs.beside import Beside, of_pool
+from taskloom.runs.budget import TRIED, Clock, advise, enough, run_time
 from taskloom.runs.candidates import Candidate, read_all, singles
 from taskloom.runs.compare import BY_WEIGHTS, TOGETHER, Compared, Given
 from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
@@ -36,12 +40,15 @@ class Selection:
     ----------
     surrogates
         What every expert cost by its surrogate, where surrogates stood for them; else empty.
+    advice
+        What all scores say together and how sure that is, where a budget was given; else None.
     """
 
     target: str
     n_labels: int
     rankings: tuple[Ranking, ...]
     surrogates: tuple[SurrogateCost, ...] = ()
+    advice: Advice | None = None
 
     @property
     def agreement(self) -> dict[str, int]:
@@ -57,7 +64,7 @@ def select(
     base: str,
     experts: Sources,
     *,
-    scores: Sequence[ScoreSpec] = DEFAULT_SCORES,
+    scores: Sequence[ScoreSpec] | None = None,
     masks: Mapping[str, Given] | None = None,
     target_mask: Given | None = None,
     fishers: Mapping[str, Given] | None = None,
@@ -68,6 +75,8 @@ def select(
     prompts: Mapping[str, str] | None = None,
     target_prompt: str | None = None,
     surrogates: str | Path | None = None,
+    budget: float | None = None,
+    write_merge: str | Path | None = None,
     n_labels: int = 64,
     seed: int = 0,
     progress: Progress = silent,
@@ -83,7 +92,9 @@ def select(
     experts
         Directories, hub ids or adapters, in order or by name.
     scores
-        Registered transferability scores, each a name or ``(name, options)``; or one of those for which
+        Registered transferability scores, each a name or ``(name, options)``; without them the shrunk
+        H-score, LogME, a linear probe and nearest neighbours, or with a budget what
+        `taskloom.runs.budget` tries. Or one of those for which
         nothing is run. ``"mask_overlap"``: the share of the target's sparse region that the expert's
         holds, too (Panigrahi et al., Task-specific skill localization, ICML 2023, section 5).
         ``"task2vec"``: minus the distance of Fisher embeddings; ``"taskemb"``: their likeness tensor by
@@ -112,6 +123,11 @@ def select(
     surrogates
         Folder of small maps that stand for the experts, which are then not run on the target; those
         that are missing are made there, each from its expert's own task. See `taskloom.runs.surrogates`.
+    budget
+        Minutes. Scores are run as long as they fit, with what each costs measured on the first source;
+        the result then has ``advice``.
+    write_merge
+        File to write that ``taskloom merge FILE OUT`` carries out: the sources by the advice's weights.
     n_labels
         Labelled examples of the target that may be used, in total.
 
@@ -123,9 +139,22 @@ def select(
     PlanError
         Masks or the like that are missing, or that nobody asked for; a task of no expert.
     """
+    clock = None if budget is None else Clock(budget, time.perf_counter())
+    scores = scores or (DEFAULT_SCORES if budget is None else TRIED)
     named = [spec for spec in scores if isinstance(spec, str)]
     apart = {*TOGETHER, *PROMPTED, *ATTRIBUTED}
     learned = [spec for spec in scores if not (isinstance(spec, str) and spec in apart)]
+    if write_merge is not None and budget is None:
+        raise PlanError(
+            "a merge is written from the advice that a budget gives, and there is none",
+            hint="Give the minutes that ranking may take",
+        )
+    if budget is not None and (budget <= 0 or len(learned) < len(scores)):
+        raise PlanError(
+            f"a budget takes minutes above 0 and scores that are run on the target, found "
+            f"{budget:g} and {', '.join(str(spec) for spec in scores)}",
+            hint=f"Leave out {', '.join(apart & set(named)) or 'nothing, and give more minutes'}",
+        )
     attributed = any(spec in ATTRIBUTED for spec in named)
     if attributed and target_model is None:
         raise PlanError(
@@ -147,6 +176,13 @@ def select(
         desk.reader, desk.base, pool, trained_on=trained_on or {}, seed=seed, progress=progress,
         reference=_candidate(reference, pool) if reference is not None else None,
     )  # fmt: skip
+    if clock is not None:
+        selection = _within(
+            desk, pool, data, learned, beside, surrogates, clock, trained_on or {}, seed, progress
+        )
+        if write_merge is not None and selection.advice is not None:
+            write_plan(selection.advice, base, pool, Path(write_merge))
+        return selection
     ranked: list[Ranking] = []
     costs: tuple[SurrogateCost, ...] = ()
     if learned:
@@ -174,6 +210,46 @@ def _candidate(source: Source, pool: Pool) -> Candidate:
     (one,) = open_pool(pool.base, [source], names=["reference"]).experts
     digest = one.checkpoint.digest()
     return Candidate("reference", "expert", "Reference", digest, partial(read_all, one.checkpoint))
+
+
+def _within(
+    desk: Desk,
+    pool: Pool,
+    data: TaskData,
+    scores: Sequence[ScoreSpec],
+    beside: Beside,
+    surrogates: str | Path | None,
+    clock: Clock,
+    trained_on: Mapping[str, str],
+    seed: int,
+    progress: Progress,
+) -> Selection:
+    """Rank by what fits into the minutes; the base stands for sources that cannot be run."""
+    needed = run_time(desk, pool, data) if surrogates is None else 0.0
+    own = enough(clock, needed, len(pool))
+    begun = time.perf_counter()
+    if own:
+        features, costs = _features(desk, pool, data, beside, surrogates, progress)
+    else:
+        read = desk.reader.read_parts([desk.base], [data], PARTS)
+        base = np.concatenate([read["base", data.task.name, part] for part in PARTS])
+        features, costs = dict.fromkeys(pool.names, base), ()
+    rankings, advice = advise(
+        features,
+        pool,
+        data,
+        beside,
+        scores,
+        clock,
+        own=own,
+        estimated=needed,
+        took=time.perf_counter() - begun,
+        trained_on=trained_on,
+        seed=seed,
+        progress=progress,
+    )
+    labels = len(data.train.labels) + len(data.validation.labels)
+    return Selection(data.task.name, labels, rankings, costs, advice)
 
 
 def _features(
