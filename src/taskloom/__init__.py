@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from taskloom.merging.restore import restore_task as restore_task
     from taskloom.merging.soup import greedy_soup as greedy_soup
     from taskloom.merging.soup import rewarded_soup as rewarded_soup
+    from taskloom.runs.auto.api import auto as auto
     from taskloom.runs.batchnorm import batch_norm_of as batch_norm_of
     from taskloom.runs.claims.run import claims as claims
     from taskloom.runs.collect import collect as collect
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 #: public name -> module and attribute
 _EXPORTS: dict[str, tuple[str, str]] = {
     "TaskloomError": ("taskloom.errors", "TaskloomError"),
+    "auto": ("taskloom.runs.auto.api", "auto"),
     "batch_norm_of": ("taskloom.runs.batchnorm", "batch_norm_of"),
     "claims": ("taskloom.runs.claims.run", "claims"),
     "collect": ("taskloom.runs.collect", "collect"),
@@ -97,6 +99,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
 __all__ = [
     "TaskloomError",
     "__version__",
+    "auto",
     "batch_norm_of",
     "claims",
     "collect",

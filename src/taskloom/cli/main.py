@@ -38,6 +38,7 @@ VERBS: dict[str, str] = {
     "restore": "Make the model of one task from its parts again.",
     "verify": "Check a merged model against its record and its sources.",
     "eval": "Score models on tasks, with n and a 95 % interval.",
+    "auto": "Try what could help a target within some minutes, and hand over what does.",
     "run": "Carry out a plan: select, train, merge, evaluate, guard, hand over, report.",
     "report": "Write the report of a finished run again.",
     "methods": "List everything registered: merging methods, scores, metrics, sources.",
