@@ -45,12 +45,12 @@ def dsir(
     Two passes over the pool, one to count and one to score; memory does not grow with the pool.
 
     Where paper, code and we differ: hashing (SHA-256 modulo ``buckets``), tokens and the 1e-8 are the
-    released package's, so log weights agree with its own. It counts with 2-grams and 10,000 buckets
-    when it scores, whatever it was told; here the options hold. It skips lines that are not JSON; here
-    they are refused. Its draws differ from run to run; here a text's draw is fixed by the text and the
-    seed. The paper leaves out documents of fewer than 100 words (``min_tokens``); the package does not,
-    and short texts would all go, so 0 is the default. The log weight is a sum, so long texts have
-    extreme weights.
+    released package's (data-selection 1.0.3), so log weights agree with its own. It skips lines that
+    are not JSON; here they are refused. Its draws differ from run to run; here a text's draw is fixed
+    by the text and the seed. Paper and package leave out texts of fewer than 100 words; of a pool of
+    short texts nothing would be left, so 0 is the default of ``min_tokens``. The package can choose for
+    several targets apart and smooth their counts; here there is one target. The log weight is a sum, so
+    long texts have extreme weights.
 
     Parameters
     ----------

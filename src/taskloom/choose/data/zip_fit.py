@@ -45,11 +45,12 @@ def zip_fit(
     Costs one compression for every text of the pool and target example, so a few dozen target examples
     are what a large pool affords. Memory does not grow with the pool.
 
-    Where paper, code and we differ: the paper compresses by gzip and the released package by lz4 at its
-    lowest level by default; gzip is ours, and lz4 an option where that package is installed. The paper
-    states no level; 9 is that of Python's gzip. The released package compares every pair in memory,
-    averages in the order in which processes finish, and has no rule for ties or blank texts; here the
-    earlier row wins. Headers make up much of short texts' length: ``deflate`` leaves them out.
+    Where paper, code and we differ: the paper compresses by gzip; its level is not stated, and 9, that
+    of Python's gzip, is ours. The released package (zip-fit 1.0.9) takes gzip at level 0 unless told
+    otherwise, which stores bytes as they are, so that all texts score about 0; its later sources take
+    lz4, which is an option here where that package is installed. It holds all pairs of texts in memory,
+    and has no rule for ties or blank texts; here the earlier row wins. Headers make up much of short
+    texts' length: ``deflate`` leaves them out.
 
     Parameters
     ----------
