@@ -1,4 +1,4 @@
-"""Features of every candidate on every split, extracted once and stashed.
+"""Features of every candidate on every split, extracted once and stashed; large ones are mapped.
 
 The test split of a task is opened here and nowhere else, once, when some candidate has not been run on
 it yet; its labels are stashed with the features.
@@ -112,8 +112,8 @@ class Reader:
             for data, split in rest:
                 value = self._run(weights, examples[data.task.name, split].inputs, precision)
                 key = self._key(candidate, data, split, precision)
-                self.workspace.keep_array("features", key, value)
-                found[candidate.name, data.task.name, split] = value
+                kept = self.workspace.keep_array("features", key, value)
+                found[candidate.name, data.task.name, split] = kept
                 done += 1
                 self.progress(f"run models on {' and '.join(splits)}", done, total)
         return found

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 #: part of every key; raised whenever the same inputs lead to other numbers
 CODE_VERSION = 1
+#: bytes of an array from which on it is mapped from its file instead of read into memory
+MAPPED = 1 << 26
 #: what `taskloom.store.atomic` writes to before it renames
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
@@ -117,22 +119,30 @@ class Workspace:
         tally[kind] = tally.get(kind, 0) + 1
 
     def array(self, kind: str, key: Any) -> np.ndarray[Any, Any] | None:
-        """Return a stashed array, or None."""
+        """Return a stashed array, or None; a large one is mapped, and cannot be written to."""
+        found = self._opened(self.entry(kind, key, ".npy"))
+        if found is not None:
+            self.count(kind, skipped=True)
+        return found
+
+    def _opened(self, path: Path) -> np.ndarray[Any, Any] | None:
         try:
-            found = np.load(self.entry(kind, key, ".npy"), allow_pickle=False)
+            large = path.stat().st_size >= MAPPED
+            found = np.load(path, mmap_mode="r" if large else None, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
-        self.count(kind, skipped=True)
-        return np.asarray(found)
+        return found if large else np.asarray(found)
 
     def keep_array(self, kind: str, key: Any, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Stash an array, whole or not at all; return it."""
+        """Stash an array, whole or not at all; return it, a large one as `array` does."""
         buffer = io.BytesIO()  # numpy's own writing to a file hides why it failed
         np.save(buffer, value, allow_pickle=False)
-        with atomic_file(self.entry(kind, key, ".npy")) as temporary:
+        path = self.entry(kind, key, ".npy")
+        with atomic_file(path) as temporary:
             temporary.write_bytes(buffer.getbuffer())
         self.count(kind, skipped=False)
-        return value
+        mapped = self._opened(path) if value.nbytes >= MAPPED else None
+        return value if mapped is None else mapped
 
     def remember(self, kind: str, key: Any, compute: Callable[[], T]) -> T:
         """Return the stashed JSON value, or compute and stash it."""
