@@ -167,6 +167,33 @@ def test_auto_model_loads_what_is_handed_over(micro):
     assert micro.result.handovers[0].heads == MICRO["pool"]
 
 
+def test_the_guard_says_by_how_much_the_best_merge_wins_or_loses(micro):
+    """By the validation scores and, for the target, those of cross-validation."""
+    for guard in micro.result.guards:
+        tasks = MICRO["pool"] if guard.scope == "pool" else [guard.scope]
+        split = "validation" if guard.scope == "pool" else "cross-validation"
+        value = {
+            (s.model, s.task): s.value
+            for s in micro.result.scores
+            if s.split == split and s.task in tasks
+        }
+        rivals = {"base", *(f"expert:{name}" for name in MICRO["pool"]), "average"} - {guard.best_merge}
+        assert {(m.rival, m.task) for m in guard.margins} == {
+            (rival, task) for rival in rivals for task in (*tasks, "")
+        }
+        for m in guard.margins:
+            assert m.composition == guard.best_merge
+            over = [m.task] if m.task else tasks
+            wanted = sum(value[m.composition, t] - value[m.rival, t] for t in over) / len(over)
+            assert m.gain == pytest.approx(wanted)
+            assert m.low <= m.gain <= m.high
+            assert m.n == 40 * len(over)
+        folder = micro.folder / "handover" / guard.scope
+        card = (folder / "README.md").read_text()
+        assert guard.reason[1:] in card
+        assert f"| base | {tasks[0]} |" in card
+
+
 def test_each_card_speaks_of_its_own_model(micro):
     pool = (micro.folder / "handover/pool/README.md").read_text()
     target = (micro.folder / "handover/digits_ten/README.md").read_text()

@@ -25,7 +25,7 @@ from taskloom.merging.api import merge
 from taskloom.progress import Progress, silent
 from taskloom.registry import get
 from taskloom.runs.candidates import read_all
-from taskloom.runs.judging import Guarded, Judged, Kind, Mode, judge
+from taskloom.runs.judging import Guarded, Judged, Kind, Mode, judge, table_of
 from taskloom.runs.seen import Deal, Labels, Model, Seen
 from taskloom.runs.workspace import numeric_versions
 from taskloom.store.atomic import atomic_file, write_json
@@ -230,25 +230,8 @@ def tell(folder: str | Path, contest: Contest) -> None:
 
 def _section(verdict: Guarded) -> str:
     how = f"{verdict.folds}-fold cross-validation" if verdict.folds else "the validation split"
-    lines = [
-        f"| {m.rival} | {m.task or 'mean'} | {m.gain:+.4f} | {m.low:+.4f} to {m.high:+.4f} | {m.n} |"
-        for m in verdict.margins
-    ]
-    return "\n".join(
-        [
-            "",
-            "## Why this model",
-            "",
-            f"{verdict.reason[0].upper()}{verdict.reason[1:]}.",
-            "",
-            f"{verdict.composition} minus each rival on {how}, the same examples for both:",
-            "",
-            "| rival | task | difference | 95 % interval | n |",
-            "|---|---|---|---|---|",
-            *lines,
-            "",
-        ]
-    )
+    reason = f"{verdict.reason[0].upper()}{verdict.reason[1:]}."
+    return f"\n## Why this model\n\n{reason}\n\n{table_of(verdict.margins, how)}\n"
 
 
 def _fixed(pool: Pool, merges: Mapping[str, Load]) -> dict[str, Fixed]:

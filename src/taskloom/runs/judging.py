@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from taskloom.errors import NumericalError, PlanError
 from taskloom.evaluation.score import Score, score
+from taskloom.runs.candidates import Candidate
+from taskloom.runs.result import GuardRecord, MarginRecord
 from taskloom.runs.targets import gain_interval
 from taskloom.runs.verdict import mean_interval
 
@@ -181,7 +183,7 @@ def judge(
     composition = _best([n for n in simple if kinds[n] == "composition"], values)
     experts = [name for name in simple if kinds[name] == "expert"]
     rivals = [name for name in kinds if kinds[name] != "composition"]
-    margins = tuple(m for rival in rivals for m in _margins(judged, composition, rival, seed))
+    margins = leads(judged, composition, rivals, seed=seed)
     told = _Told(values, kinds, margins, composition, split, folds)
     winner, reason = best, told.wins(best, _best([n for n in simple if n != best], values))
     if split == "cross-validation" and winner != base:
@@ -238,16 +240,57 @@ def _best(names: Sequence[str], values: Mapping[str, float]) -> str:
     return max(names, key=lambda name: values[name])
 
 
-def _margins(judged: Sequence[Judged], composition: str, rival: str, seed: int) -> list[Margin]:
-    found = []
-    for each in judged:
-        ours, theirs = each.predictions[composition], each.predictions[rival]
-        gain = gain_interval(each.labels, ours, theirs, metric=each.metric, seed=seed)
-        found.append(Margin(composition, rival, each.task, *gain, len(each.labels)))
-    mean = float(np.mean([m.gain for m in found]))
-    low, high = mean_interval([(m.gain, m.low, m.high) for m in found])
-    found.append(Margin(composition, rival, "", mean, low, high, sum(m.n for m in found)))
-    return found
+def leads(
+    judged: Sequence[Judged], composition: str, rivals: Sequence[str], *, seed: int = 0
+) -> tuple[Margin, ...]:
+    """Return a composition's margins over rivals: each by task, then in the mean."""
+    found: list[Margin] = []
+    for rival in rivals:
+        own = [_margin(each, composition, rival, seed) for each in judged]
+        low, high = mean_interval([(m.gain, m.low, m.high) for m in own])
+        mean = float(np.mean([m.gain for m in own]))
+        found += [*own, Margin(composition, rival, "", mean, low, high, sum(m.n for m in own))]
+    return tuple(found)
+
+
+def _margin(judged: Judged, composition: str, rival: str, seed: int) -> Margin:
+    ours, theirs = judged.predictions[composition], judged.predictions[rival]
+    gain = gain_interval(judged.labels, ours, theirs, metric=judged.metric, seed=seed)
+    return Margin(composition, rival, judged.task, *gain, len(judged.labels))
+
+
+def with_leads(
+    guard: GuardRecord, candidates: Sequence[Candidate], judged: Sequence[Judged]
+) -> GuardRecord:
+    """Return a run's verdict with the margins of its best merge over base, experts and average."""
+    best = guard.best_merge
+    if best is None:
+        return guard
+    rivals = [
+        c.name
+        for c in candidates
+        if c.name != best
+        and (c.kind != "merge" or (c.recipe is not None and c.recipe.method == "average"))
+    ]
+    found = leads(judged, best, rivals)
+    return guard.model_copy(update={"margins": [MarginRecord(**asdict(each)) for each in found]})
+
+
+def table_of(margins: Sequence[Margin | MarginRecord], how: str) -> str:
+    """Return margins as a Markdown table under a line that says what they are and ``how`` measured."""
+    lines = [
+        f"| {m.rival} | {m.task or 'mean'} | {m.gain:+.4f} | {m.low:+.4f} to {m.high:+.4f} | {m.n} |"
+        for m in margins
+    ]
+    return "\n".join(
+        [
+            f"{margins[0].composition} minus each rival on {how}, the same examples for both:",
+            "",
+            "| rival | task | difference | 95 % interval | n |",
+            "|---|---|---|---|---|",
+            *lines,
+        ]
+    )
 
 
 def _lead(judged: Sequence[Judged], first: str, second: str) -> tuple[float, float]:

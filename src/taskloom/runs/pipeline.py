@@ -8,7 +8,7 @@ the test splits, hand over and report. Every piece is stashed by the digest of w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from taskloom.runs.candidates import Candidate, by_name, pool_digest, singles
 from taskloom.runs.features import Array, Reader
 from taskloom.runs.handover import hand_over
 from taskloom.runs.heads import head_for
+from taskloom.runs.judging import Judged, table_of, with_leads
 from taskloom.runs.known import front_of
 from taskloom.runs.lock import make_lock
 from taskloom.runs.plan import Limits, Plan, load_plan
@@ -175,10 +176,13 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
         precision = plan.evaluation.validation_precision
         features = reader.read(candidates, prepared.tasks, "validation", precision)
         validation = _score(prepared, candidates, "validation", features)
-        verdict = _pool_verdict(prepared, candidates, validation)
+        verdict = _pool_verdict(prepared, candidates, validation, features)
     with workspace.stage("targets: choose on few labels"):
         beside = of_plan(reader, candidates, prepared.tasks, prepared.heads)
-        few = prepare(reader, plan, prepared.targets, candidates, beside)
+        few = [
+            _with_leads(shot, candidates)
+            for shot in prepare(reader, plan, prepared.targets, candidates, beside)
+        ]
     with workspace.stage("test"):
         features = reader.read(candidates, [*prepared.tasks, *prepared.targets], "test")
         test = _score(prepared, candidates, "test", features)
@@ -237,14 +241,35 @@ def _score(
 
 
 def _pool_verdict(
-    prepared: Prepared, candidates: list[Candidate], validation: list[ScoreRecord]
+    prepared: Prepared,
+    candidates: list[Candidate],
+    validation: list[ScoreRecord],
+    features: Mapping[tuple[str, str], Array],
 ) -> GuardRecord:
     means = {
         c.name: float(np.mean([s.value for s in validation if s.model == c.name])) for c in candidates
     }
     count = len(prepared.tasks)
     yardstick = f"mean validation score over {count} task{'s' if count != 1 else ''}"
-    return decide("pool", candidates, means, yardstick=yardstick, mode=prepared.plan.guard)
+    verdict = decide("pool", candidates, means, yardstick=yardstick, mode=prepared.plan.guard)
+    judged = [
+        Judged(
+            data.task.name,
+            data.task.metric,
+            data.validation.labels,
+            {
+                c.name: prepared.heads[data.task.name].predict(features[c.name, data.task.name])
+                for c in candidates
+            },
+        )
+        for data in prepared.tasks
+    ]
+    return with_leads(verdict, candidates, judged)
+
+
+def _with_leads(shot: FewShot, candidates: list[Candidate]) -> FewShot:
+    judged = Judged(shot.name, shot.data.task.metric, shot.labels, shot.held)
+    return replace(shot, guard=with_leads(shot.guard, candidates, [judged]))
 
 
 def _hand_over(
@@ -263,6 +288,7 @@ def _hand_over(
             source=plan.pool[0].task,
             sizes={"max_train": sizes.train, "max_validation": sizes.validation, "max_test": sizes.test},
             sentence=results.pool_sentence(draft.guards[0], results.titles(draft)),
+            guard=draft.guards[0],
         )
     ]
     jobs += [
@@ -274,6 +300,7 @@ def _hand_over(
             source=target.task,
             sizes={"n_labels": target.labels, "max_test": target.test or plan.limits.test},
             sentence=told.sentence,
+            guard=shot.guard,
         )
         for shot, target, told in zip(few, plan.targets, draft.targets, strict=True)
     ]
@@ -296,6 +323,7 @@ class _Job:
     source: str
     sizes: dict[str, int | None]
     sentence: str
+    guard: GuardRecord
 
 
 def _hand_one(prepared: Prepared, draft: RunResult, job: _Job) -> tuple[HandoverRecord, bool]:
@@ -324,7 +352,7 @@ def _hand_one(prepared: Prepared, draft: RunResult, job: _Job) -> tuple[Handover
         reproduction=reproduction,
         card=card(
             title=f"{plan.title or plan.name}: {winner.title}",
-            headline=job.sentence,
+            headline=f"{job.sentence}\n\n{_why(job.guard)}",
             base=prepared.title,
             recipe=made,
             scores=[
@@ -334,6 +362,14 @@ def _hand_one(prepared: Prepared, draft: RunResult, job: _Job) -> tuple[Handover
             licenses=[f"{t.name}: {t.source}; {t.data_license}" for t in draft.tasks],
         ),
     )
+
+
+def _why(guard: GuardRecord) -> str:
+    """Return why the guard chose this model, for the card."""
+    reason = f"{guard.reason[0].upper()}{guard.reason[1:]}".rstrip(".") + "."
+    how = "the validation splits" if guard.scope == "pool" else "the few labels, cross-validated"
+    table = f"\n\n{table_of(guard.margins, how)}" if guard.margins else ""
+    return f"## Why this model\n\n{reason}{table}"
 
 
 def _write(folder: Path, result: RunResult, text: str) -> None:

@@ -118,6 +118,18 @@ class RankingRecord(Record):
     regret_at_1: float  # best expert's test score minus that of the expert ranked first
 
 
+class MarginRecord(Record):
+    """By how much the best merge wins over another model, or loses where it is negative."""
+
+    composition: str  # ModelRecord.name
+    rival: str  # ModelRecord.name
+    task: str  # TaskRecord.name; empty for the mean over tasks
+    gain: float  # composition minus rival on the same held-out examples
+    low: float  # 95 % paired interval
+    high: float
+    n: int
+
+
 class GuardRecord(Record):
     """The verdict on what may be handed over, decided without the test split."""
 
@@ -131,6 +143,7 @@ class GuardRecord(Record):
     yardstick: str  # e.g. "mean validation accuracy over 8 tasks"
     refused: list[str]  # merges that lose to the best single expert
     reason: str  # one sentence
+    margins: list[MarginRecord] = []  # of the best merge over base, every expert and plain averaging
 
 
 class TargetRecord(Record):

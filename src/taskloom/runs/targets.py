@@ -45,6 +45,7 @@ class FewShot:
     labels: Array  # (n,) of the few labelled examples
     features: Mapping[str, Array]  # candidate -> (n, D)
     heads: Mapping[str, Head]  # candidate -> head fitted on all n labels
+    held: Mapping[str, Array]  # candidate -> cross-validated predictions (n,)
     guard: GuardRecord
     scores: list[ScoreRecord]  # cross-validated
     rankings: list[RankingRecord]  # truth not filled in yet
@@ -87,7 +88,7 @@ def _prepare(
 ) -> FewShot:
     name = data.task.name
     labels = np.concatenate([data.train.labels, data.validation.labels])
-    heads, values, right, scores = {}, {}, {}, []
+    heads, values, predicted, scores = {}, {}, {}, []
     for number, candidate in enumerate(candidates):
         own = features[candidate.name]
         stash = reader.workspace
@@ -102,7 +103,7 @@ def _prepare(
             model=candidate.name,
             task=name,
         )
-        values[candidate.name], right[candidate.name] = measured.value, held == labels
+        values[candidate.name], predicted[candidate.name] = measured.value, held
         scores.append(ScoreRecord(**asdict(measured)))
         reader.progress(f"try on {name}", number + 1, len(candidates))
     verdict = decide(
@@ -111,11 +112,11 @@ def _prepare(
         values,
         yardstick=f"cross-validated {data.task.metric} on {len(labels)} labels",
         mode=plan.guard,
-        right=right,
+        right={name: held == labels for name, held in predicted.items()},
     )
     experts = {c.name: features[c.name] for c in candidates if c.kind == "expert"}
     rankings = _rank(data, experts, labels, plan, beside) if len(experts) > 1 else []
-    return FewShot(data, labels, features, heads, verdict, scores, rankings)
+    return FewShot(data, labels, features, heads, predicted, verdict, scores, rankings)
 
 
 def _rank(
