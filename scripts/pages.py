@@ -21,6 +21,7 @@ from taskloom.cli import main as cli
 from taskloom.evaluation.task import Task
 from taskloom.runs.claims.render import claims_page
 from taskloom.runs.plan import Plan
+from taskloom.runs.transfer.render import leaderboard_page, read_all
 from taskloom.systems import Standing, standings
 
 # --- methods -----------------------------------------------------------------------------------
@@ -251,6 +252,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/errors.md": errors_page,
     "systems.md": systems_page,
     "claims.md": lambda: claims_page(ledger()),
+    "leaderboard.md": lambda: leaderboard_page(read_all(ROOT / "benchmarks" / "results")),
     "choose.md": choose_page,
     **METHOD_PAGES,
 }

@@ -1,4 +1,4 @@
-"""``taskloom bench claims``: what merging methods achieve, beside what their papers claim."""
+"""``taskloom bench``: what methods achieve beside what papers claim, and what estimates foresee."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
     "bench",
     example="taskloom bench claims --suite text --seed 0 --experts full --count 8",
 )
-@click.argument("what", metavar="claims|soups", type=click.Choice(["claims", "soups"]))
+@click.argument(
+    "what", metavar="claims|soups|estimators", type=click.Choice(["claims", "soups", "estimators"])
+)
 @click.option(
     "--suite",
     "suites",
@@ -45,7 +47,12 @@ PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
     "methods",
     multiple=True,
     metavar="METHOD",
-    help="Only this method, or base or expert; repeat.",
+    help="Only this method or learned composition, or base or expert; repeat.",
+)
+@click.option(
+    "--learned",
+    is_flag=True,
+    help="The compositions that learn (fits, small modules, loops) in place of the merging methods.",
 )
 @click.option("--count", "counts", type=int, multiple=True, help="Only pools of so many tasks; repeat.")
 @click.option(
@@ -68,7 +75,13 @@ PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
 @click.option(
     "--render",
     is_flag=True,
-    help=f"Measure nothing; make {PAGE} and {PICTURE} of the results file.",
+    help=f"Measure nothing; make {PAGE} and {PICTURE} of the results file, or the leaderboard's.",
+)
+@click.option("--measure", is_flag=True, help="estimators: measure first what their file lacks.")
+@click.option(
+    "--values",
+    type=click.Path(path_type=Path),
+    help='estimators: one of your own, JSON {"target": {"source": value}}.',
 )
 @options.as_json
 def command(
@@ -77,22 +90,46 @@ def command(
     seeds: tuple[int, ...],
     kinds: tuple[Any, ...],
     methods: tuple[str, ...],
+    learned: bool,
     counts: tuple[int, ...],
     output_path: Path | None,
     workers: int,
     train_only: bool,
     render: bool,
+    measure: bool,
+    values: Path | None,
     as_json: bool,
 ) -> None:
     """Measure every merging method on suites of tasks, row by row into one file.
 
     soups: several fine-tunes of one task, and snapshots of one run, merged by the methods that are meant
     for them. Experts are trained once and kept in the cache. An interrupted measurement goes on.
+
+    estimators: hold every score against the matrix of a transfer plan (--suite, text if none is given),
+    from files alone, in seconds; --only names estimators that are measured.
     """
+    if what == "estimators":
+        if kinds or counts or train_only or workers > 1:
+            raise click.UsageError("--experts, --count, --workers and --train-only go with claims")
+        from taskloom.cli import estimators
+
+        estimators.bench(
+            suites or ("text",),
+            seeds,
+            methods,
+            output_path,
+            measure=measure,
+            render=render,
+            values=values,
+            as_json=as_json,
+        )
+        return
+    if measure or values is not None:
+        raise click.UsageError("--measure and --values go with estimators")
     if what == "soups":
-        if kinds or counts or train_only or render or workers > 1:
+        if kinds or counts or train_only or render or learned or workers > 1:
             raise click.UsageError(
-                "--experts, --count, --workers, --train-only and --render go with claims"
+                "--experts, --learned, --count, --workers, --train-only and --render go with claims"
             )
         _soups(suites or ("text_soups",), seeds, methods, output_path or SOUPS, as_json)
         return
@@ -102,8 +139,11 @@ def command(
     if render:
         _render(output_path, as_json)
         return
+    from taskloom.runs.claims.learned import learned as compositions
     from taskloom.runs.claims.run import Wanted, claims, train
 
+    if learned:
+        methods = (*methods, *compositions())
     wanted = Wanted(seeds or None, kinds or None, methods or None, counts or None)
     with listening() as progress:
         if train_only:

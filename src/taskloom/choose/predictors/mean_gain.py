@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from taskloom.choose.checks import Floats
 from taskloom.choose.predictors.known import Known, mean_over_known
+from taskloom.registry import register
 
 
+@register("predictor")
 def mean_gain(known: Known) -> Floats:
     """Mean relative gain of each source over the other targets: what every predictor has to beat.
 

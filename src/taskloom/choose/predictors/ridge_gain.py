@@ -10,8 +10,10 @@ from pydantic import Field
 from taskloom.choose.checks import Floats
 from taskloom.choose.predictors.known import Known, mean_over_known
 from taskloom.errors import DataError
+from taskloom.registry import register
 
 
+@register("predictor")
 def ridge_gain(known: Known, *, penalty: Annotated[float, Field(gt=0)] = 1.0) -> Floats:
     """Predict gains by ridge regression on the scores, fitted on the other targets.
 

@@ -11,11 +11,20 @@ from pydantic import Field
 from taskloom.choose.checks import Floats
 from taskloom.choose.predictors.known import Known, mean_over_known
 from taskloom.errors import DataError, NumericalError
+from taskloom.registry import register
 
 #: examples of the source and of the target that are compared, as released
 SOURCE_EXAMPLES, TARGET_EXAMPLES = 100, 32
 
 
+@register(
+    "predictor",
+    paper="Kim, Asai, Ilharco and Hajishirzi, TaskWeb, EMNLP 2023, section 4",
+    partly={
+        "TaskWeb / TaskShop": "training on several chosen sources at once, and a comparison of such a "
+        "set with larger ones"
+    },
+)
 def taskshop(known: Known, *, share: Annotated[float, Field(ge=0, le=1)] = 0.7) -> Floats:
     """Transfer through every other target, averaged, mixed with the likeness of the source itself.
 

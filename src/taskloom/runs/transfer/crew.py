@@ -10,8 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
-from taskloom.merging.cluster import RayCrew
+from taskloom.merging.cluster import RETRIES, RayCrew
 from taskloom.merging.crew import CrewLost
+from taskloom.store.cache import cache_root
 
 T = TypeVar("T")
 
@@ -101,10 +102,9 @@ class Cluster(RayCrew):
         self, function: Callable[..., T], jobs: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, T]]:
         """As `Hands.each`; a job whose machine dies is tried again elsewhere by Ray."""
-        cache = {"env_vars": {"TASKLOOM_CACHE": os.environ["TASKLOOM_CACHE"]}}
-        options = {"runtime_env": cache} if "TASKLOOM_CACHE" in os.environ else {}
-        remote = self._ray.remote(num_cpus=1, max_retries=2, **options)(_in_one_thread)
-        waiting = {remote.remote(function, each): number for number, each in enumerate(jobs)}
+        remote = self._ray.remote(num_cpus=1, max_retries=RETRIES)(_in_one_thread)
+        cache = str(cache_root())
+        waiting = {remote.remote(cache, function, each): number for number, each in enumerate(jobs)}
         try:
             while waiting:
                 (ready,), _ = self._ray.wait(list(waiting), num_returns=1)
@@ -114,8 +114,10 @@ class Cluster(RayCrew):
             self._stop(list(waiting))
 
 
-def _in_one_thread(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+def _in_one_thread(cache: str, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    """Do a job in a worker of the cluster, with the cache folder of whoever asked."""
     import torch
 
+    os.environ["TASKLOOM_CACHE"] = cache
     torch.set_num_threads(1)
     return function(*arguments)

@@ -117,7 +117,7 @@ class Target:
         return self.exam.validation(weights, head)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def open_target(digest: str, target: str, seed: int) -> Target:
     """Load a target's examples, within the plan's labels; see `entered`.
 
