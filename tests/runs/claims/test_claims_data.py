@@ -10,10 +10,12 @@ from pydantic import ValidationError
 from taskloom import registry
 from taskloom.errors import UnknownName
 from taskloom.runs.claims.claim import BASE, FAMILIES, Better, Record, Untestable, record, records
+from taskloom.runs.claims.learned import learned
+from taskloom.runs.claims.measures import EXPERT
 
 CLAIMS = [
     pytest.param(name, claim, id=f"{name}-{number}")
-    for name, found in records().items()
+    for name, found in {**records(), **learned()}.items()
     for number, claim in enumerate(found.claims)
 ]
 
@@ -31,7 +33,7 @@ def test_rivals_are_registered_and_not_the_method_itself(name, claim):
     if isinstance(claim.check, Better):
         for rival in claim.check.than:
             assert rival != name
-            assert rival == BASE or registry.get("merge", rival)
+            assert rival in (BASE, EXPERT, *learned()) or registry.get("merge", rival)
 
 
 @pytest.mark.parametrize(("name", "claim"), CLAIMS)
@@ -42,7 +44,7 @@ def test_sentences_are_sentences_and_reasons_fit_into_one(name, claim):
 
 
 def test_sources_are_linked():
-    for found in records().values():
+    for found in (*records().values(), *learned().values()):
         assert found.links
         for link in found.links:
             assert link.startswith(("https://arxiv.org/abs/", "https://github.com/"))

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from taskloom import registry
 from taskloom.runs.claims.claim import BASE, Claim, records
+from taskloom.runs.claims.learned import learned
 from taskloom.runs.claims.measures import (
     EXPERT,
     Index,
@@ -188,8 +189,9 @@ class Ledger:
 
 
 def claims() -> list[tuple[str, Claim]]:
-    """Return every claim with its method, in the order of families and of the file."""
-    return [(name, claim) for name, record in records().items() for claim in record.claims]
+    """Return every claim with its method, in the order of the files: merges, then compositions."""
+    merges = [(name, claim) for name, found in records().items() for claim in found.claims]
+    return merges + [(name, claim) for name, found in learned().items() for claim in found.claims]
 
 
 def _rank(found: Measurement) -> tuple[float, str]:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from taskloom import registry
-from taskloom.errors import CheckpointError, NumericalError, PlanError
+from taskloom.errors import CheckpointError, DataError, NumericalError, PlanError
 from taskloom.merging.recipe import Recipe
 from taskloom.merging.soup import greedy_soup
 from taskloom.registry import Entry
 from taskloom.runs.candidates import Weights, read_all
 from taskloom.runs.claims.choose import best_setting, check_experts, normalised_mean
+from taskloom.runs.claims.composing import compose
+from taskloom.runs.claims.learned import learned, row_options
 from taskloom.runs.claims.making import Made, Settings, make, settings_of
 from taskloom.runs.claims.results import Measured, Row
 from taskloom.runs.claims.scorer import Scorer
@@ -70,9 +72,11 @@ class Measurer:
         return read_all(self.stage.pool.yardstick)
 
     def row(self, method: str, count: int) -> Row:
-        """Measure ``base``, ``expert`` or a registered method on the first ``count`` experts."""
+        """Measure ``base``, ``expert``, a merging method or a composition on ``count`` experts."""
         if method in (BASE, EXPERT):
             return self._single(method, count)
+        if method in learned():
+            return self._learned(method, count)
         entry = registry.get("merge", method)
         return _Merge(self, entry, count).row()
 
@@ -86,6 +90,8 @@ class Measurer:
         if method in (BASE, EXPERT):
             return {}
         try:
+            if method in learned():
+                return row_options(learned()[method].run, self.stage.ground.suite)
             return options_of(registry.get("merge", method), self.stage.ground.seed)
         except PlanError:
             return {}
@@ -138,6 +144,21 @@ class Measurer:
         kept = stage.base_bytes if method == BASE else stage.expert_bytes(count)
         blank = self.blank(method, count)
         return Row(**blank, seconds=0.0, stored_bytes=kept, scores=found)
+
+    def _learned(self, method: str, count: int) -> Row:
+        blank = self.blank(method, count)
+        with tempfile.TemporaryDirectory(prefix="taskloom-claims-") as folder:
+            run = learned()[method].run
+            try:
+                found = compose(self.stage, self.scorer, count, run, Path(folder))
+            except (*_NO_RULE, DataError) as error:
+                return Row(**blank, failed=" ".join(str(error).split()))
+            scores = {
+                task: Measured(value=found.accuracy(task), n=self.scorer.n_test(task))
+                for task in self.stage.ground.names[:count]
+            }
+        seconds, stored = round(found.seconds, 4), found.stored_bytes
+        return Row(**blank, seconds=seconds, stored_bytes=stored, scores=scores)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from taskloom.errors import MissingExtra
 from taskloom.runs.claims.claim import FAMILIES, records
+from taskloom.runs.claims.learned import known
 from taskloom.runs.claims.ledger import Ledger, Measurement
 from taskloom.runs.claims.measures import EXPERT, Scope
 from taskloom.runs.claims.verdict import Word
@@ -162,7 +163,7 @@ def _dot(ledger: Ledger, found: Measurement) -> dict[str, Any] | None:
 
 def _verdict(ledger: Ledger, found: Measurement) -> str:
     """Return the worst verdict of a method's claims on one suite and kind of experts."""
-    record = records().get(found.method)
+    record = known(found.method)
     said = []
     for claim in record.claims if record is not None else []:
         verdict = ledger.by_suite(found.method, claim, found.scope.experts).get(found.scope.suite)

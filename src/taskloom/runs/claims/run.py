@@ -17,6 +17,7 @@ from taskloom.merging.recipe import Recipe
 from taskloom.progress import Progress, silent
 from taskloom.runs.claims.crew import measure_together
 from taskloom.runs.claims.jobs import Job
+from taskloom.runs.claims.learned import learned
 from taskloom.runs.claims.measure import BASE, EXPERT, Measurer
 from taskloom.runs.claims.results import Book, Lock, Results, Row, Seeded, SuiteEntry, read_results
 from taskloom.runs.claims.scorer import Scorer
@@ -49,7 +50,8 @@ class Wanted:
     kinds
         Of experts.
     methods
-        Registered names, ``base`` or ``expert``.
+        Merging methods, compositions (`taskloom.runs.claims.learned`), ``base`` or ``expert``; all
+        merging methods, ``base`` and ``expert`` if None.
     counts
         Sizes of the pools, at most the number of a suite's tasks.
     """
@@ -86,11 +88,13 @@ class Wanted:
         UnknownName
             One of them is not registered.
         """
-        every = [BASE, EXPERT, *(entry.name for entry in registry.entries("merge"))]
-        for name in self.methods or ():
-            if name not in (BASE, EXPERT):
+        merges = [BASE, EXPERT, *(entry.name for entry in registry.entries("merge"))]
+        if self.methods is None:
+            return merges
+        for name in self.methods:
+            if name not in (BASE, EXPERT, *learned()):
                 registry.get("merge", name)
-        return [name for name in every if self.methods is None or name in self.methods]
+        return [name for name in (*merges, *learned()) if name in self.methods]
 
 
 def train(
@@ -117,7 +121,7 @@ def train(
 def _collect(stage: Stage, names: Sequence[str]) -> None:
     """Collect the statistics that methods need and that the cache lacks."""
     for name in names:
-        if name not in (BASE, EXPERT):
+        if name not in (BASE, EXPERT, *learned()):
             with suppress(PlanError):  # it has no rule without more options, which its row will say
                 stage.collect(Recipe.of(name, seed=stage.ground.seed).chain)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from taskloom.evaluation.data import Examples, TaskData
+from taskloom.learn.probe import Examples as Batches
 from taskloom.models.encoder import Encoder, Precision, autocast
 from taskloom.models.head import Head
 from taskloom.models.inputs import Batch
@@ -47,7 +48,7 @@ class Scorer:
         self._data = {data.task.name: data for data in tasks}
         self._validation: dict[str, _Split] = {}
         self._test: dict[str, _Split] = {}
-        self._known: dict[tuple[str, str], float] = {}
+        self._known: dict[tuple[str, str, str], float] = {}
         self._seen: tuple[Mapping[str, Tensor], str] | None = None
         encoder.module.eval()
 
@@ -55,17 +56,33 @@ class Scorer:
         """Return the accuracy on the task's validation examples."""
         if task not in self._validation:
             self._validation[task] = self._ready(self._data[task].validation)
-        return self._accuracy(self._validation[task], task, weights, self._options.validation_precision)
+        precision = self._options.validation_precision
+        return self._accuracy(self._validation[task], self._heads[task], weights, precision)
 
-    def test(self, task: str, weights: Mapping[str, Tensor]) -> float:
-        """Return the accuracy on the task's test examples; equal weights are run once."""
+    def test(self, task: str, weights: Mapping[str, Tensor], head: Head | None = None) -> float:
+        """Return the accuracy on the task's test examples; equal weights are run once.
+
+        ``head`` in place of the task's own, for models that bring one.
+        """
+        split, head = self._opened(task), head or self._heads[task]
+        key = task, head.digest(), self._digest(weights)
+        if key not in self._known:
+            self._known[key] = self._accuracy(split, head, weights, self._options.precision)
+        return self._known[key]
+
+    def examples(self, task: str) -> Batches:
+        """Return the task's test examples in batches, for what is more than weights."""
+        split, first, found = self._opened(task), 0, []
+        for batch in split.batches:
+            count = len(next(iter(batch.values())))
+            found.append((batch, torch.from_numpy(split.labels[first : first + count])))
+            first += count
+        return Batches.of(found)
+
+    def _opened(self, task: str) -> _Split:
         if task not in self._test:
             self._test[task] = self._ready(self._data[task].test.open(READER))
-        key = task, self._digest(weights)
-        if key not in self._known:
-            precision = self._options.precision
-            self._known[key] = self._accuracy(self._test[task], task, weights, precision)
-        return self._known[key]
+        return self._test[task]
 
     def _digest(self, weights: Mapping[str, Tensor]) -> str:
         """Return the digest of weights, which several tasks in a row are given."""
@@ -85,9 +102,8 @@ class Scorer:
         return _Split([encoded.batch(each) for each in rows], examples.labels[order])
 
     def _accuracy(
-        self, split: _Split, task: str, weights: Mapping[str, Tensor], precision: Precision
+        self, split: _Split, head: Head, weights: Mapping[str, Tensor], precision: Precision
     ) -> float:
-        head = self._heads[task]
         with torch.inference_mode(), autocast(precision):
             said = [
                 head.predict(self._encoder.pooled(batch, weights).numpy()) for batch in split.batches
