@@ -213,8 +213,8 @@ class Step:
 
     ``needs`` are statistics that ``apply`` finds in the stack; without them the chain does not run.
 
-    ``workspace`` says how many bytes ``apply`` takes beyond the stack, for a tensor of that shape and
-    that many experts, where that is more than a second stack.
+    ``workspace`` says how many bytes ``apply`` takes beyond the stack, for a tensor (or a flat slice) of
+    that shape and that many experts, where that is more than a second stack.
 
     ``factored`` does the same to low-rank task vectors without a full matrix; see `Factored`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from taskloom.algebra.core import Grain, Op, Stack, Step
@@ -69,7 +70,12 @@ def exclusive(density: float) -> Step:
         marks = _choose_flat(flat, int(density * flat.shape[1]))
         return stack.with_values((flat * marks).reshape(stack.values.shape))
 
-    return Step(f"exclusive({density:g})", apply, Grain.TENSOR)
+    return Step(f"exclusive({density:g})", apply, Grain.TENSOR, workspace=_ranked)
+
+
+def _ranked(shape: tuple[int, ...], count: int) -> int:
+    """Bytes of magnitudes, marks of all experts, and of one row what is free of it, ranked."""
+    return (5 * count + 12) * math.prod(shape)
 
 
 def _choose_flat(rows: Tensor, count: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from taskloom.algebra.core import Grain, Stack, Step
@@ -28,7 +29,12 @@ def important() -> Step:
         mask = scores >= middle + 1.5 * (high - low)
         return stack.with_values((base + (expert - base) * mask)[None])
 
-    return Step("important", apply, Grain.MATRIX)
+    return Step("important", apply, Grain.MATRIX, workspace=_sorted)
+
+
+def _sorted(shape: tuple[int, ...], _: int) -> int:
+    """Bytes of the scores, of them in order with their places, and of what sorting takes beside."""
+    return (4 + 4 + 8 + 6) * math.prod(shape)
 
 
 def importance(base: Tensor, expert: Tensor) -> Tensor:

@@ -103,7 +103,13 @@ def mean_by_fisher(
         return stack.with_values(sum_rows(stack.values * parts))
 
     inside = ", ".join([f"{floor:g}", *(["normalized"] if normalize else [])])
-    return Step(f"mean_by_fisher({inside})", apply, weights=weights, needs=(Need("fisher"),))
+    need = (Need("fisher"),)
+    return Step(f"mean_by_fisher({inside})", apply, weights=weights, needs=need, workspace=_weighted)
+
+
+def _weighted(shape: tuple[int, ...], count: int) -> int:
+    """Bytes of the floored Fisher, of it weighted, of its shares, of what they make; sum and marks."""
+    return (16 * count + 5) * math.prod(shape)
 
 
 def regress(weights: Weights | None = None, *, off_diagonal: float = 0.9, ridge: float = 1e-6) -> Step:
@@ -158,7 +164,9 @@ def regress(weights: Weights | None = None, *, off_diagonal: float = 0.9, ridge:
 
     def workspace(shape: tuple[int, ...], count: int) -> int:
         rows, columns = shape[0], shape[-1]
-        return 8 * (count + 3) * (max(rows, columns) ** 2 + rows * columns)
+        side = max(rows, columns)
+        # Gram matrices, 1, their sum twice, one as it is used and three on the way; layers, their sum
+        return 8 * ((count + 6) * side**2 + (count + 2) * rows * columns)
 
     return Step(
         f"regress({off_diagonal:g})",
@@ -208,4 +216,9 @@ def mask_mean(how: Literal["mean", "sum"] = "mean") -> Step:
             return stack.with_values(summed)
         return stack.with_values(summed / sum_rows(mask).clamp(min=1))
 
-    return Step(f"graft({how})", apply, needs=(Need("graft"),))
+    return Step(f"graft({how})", apply, needs=(Need("graft"),), workspace=_grafted)
+
+
+def _grafted(shape: tuple[int, ...], count: int) -> int:
+    """Bytes of the masks as numbers, of what they leave, of how many there are and of the sum."""
+    return (8 * count + 12) * math.prod(shape)

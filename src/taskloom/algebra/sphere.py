@@ -156,7 +156,13 @@ def mean_direction(
         return stack.with_values(merged.reshape(1, *values.shape[1:]))
 
     inside = "" if weights is None else "weighted"
-    return Step(f"mean_direction({inside})", apply, Grain.TENSOR, weights=weights)
+    label = f"mean_direction({inside})"
+    return Step(label, apply, Grain.TENSOR, weights=weights, workspace=_lengths)
+
+
+def _lengths(shape: tuple[int, ...], count: int) -> int:
+    """Bytes that `norms` takes: rows by their largest entry, and these in float64."""
+    return 12 * count * math.prod(shape)
 
 
 _SUM_HINT = "Give weights with another sum"
@@ -184,7 +190,12 @@ def karcher(iterations: int = 10, tolerance: float = 1e-5, *, floor: float = 0.0
         merged = point * lengths.mean().to(values.dtype)
         return stack.with_values(merged.reshape(1, *values.shape[1:]))
 
-    return Step(f"karcher({iterations})", apply, Grain.TENSOR)
+    return Step(f"karcher({iterations})", apply, Grain.TENSOR, workspace=_walked)
+
+
+def _walked(shape: tuple[int, ...], count: int) -> int:
+    """Bytes of a walk: directions, products in float32 and float64; the point, a step, what it moved."""
+    return (16 * count + 12) * math.prod(shape)
 
 
 def _walk(directions: Tensor, iterations: int, tolerance: float) -> Tensor:

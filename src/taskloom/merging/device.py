@@ -164,7 +164,8 @@ def _steps(output: Output, count: int) -> int:
     experts = len(output.experts)
     taken = 4 * count * (2 * experts + 3 + experts * len(output.beside))
     asked = [] if output.chain is None else [s.workspace for s in output.chain.steps if s.workspace]
-    return taken + max((each(output.info.shape, experts) for each in asked), default=0)
+    shape = output.info.shape if count == output.info.numel else (count,)
+    return taken + max((each(shape, experts) for each in asked), default=0)
 
 
 class _Streams:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,24 @@ def _rule(recipe: Recipe) -> _Rule | None:
     return None if after is None else _Rule(first[0].factored, after[0])
 
 
+class _Room(threading.local):
+    """Memory of a thread for two factors, the same each time: fresh pages cost more than the sums."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def take(self, dtype: torch.dtype, *shapes: tuple[int, int]) -> list[Tensor]:
+        """Return a matrix of each shape, whose numbers are arbitrary, until it is asked again."""
+        found = []
+        for place, shape in enumerate(shapes):
+            held, size = self._held.get((place, dtype)), shape[0] * shape[1]
+            if held is None or len(held) < size:
+                held = torch.empty(size, dtype=dtype)
+                self._held[place, dtype] = held
+            found.append(held[:size].view(shape))
+        return found
+
+
 @dataclass(frozen=True)
 class _Merger:
     """Weighted adapters of one base."""
@@ -262,6 +281,7 @@ class _Merger:
     dtype: torch.dtype
     names: tuple[str, ...]
     rule: _Rule | None = None
+    room: _Room = field(default_factory=lambda: _Room())
 
     def lay_out(self, label: str) -> tuple[Layout, tuple[str, ...]]:
         """Tell the tensors to be merged whole from the low-rank ones."""
@@ -375,12 +395,11 @@ class _Merger:
         wide = torch.float64 if any(a.dtype == torch.float64 for _, _, a in found) else torch.float32
         rank = sum(len(right) for _, _, right in found)
         rows, columns = self.base.tensors[name].shape
-        left, right = torch.empty(rows, rank, dtype=wide), torch.empty(rank, columns, dtype=wide)
+        left, right = self.room.take(wide, (rows, rank), (rank, columns))
         at = 0
         for factor, one, other in found:
             part = slice(at, at + len(other))
-            left[:, part] = one
-            left[:, part] *= factor
+            torch.mul(one.to(wide), factor, out=left[:, part])
             right[part].copy_(other)
             at += len(other)
         return left, right

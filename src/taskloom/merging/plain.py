@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from taskloom.algebra import Stack
@@ -47,20 +47,19 @@ def load(output: Output, piece: Piece, *, check: bool) -> tuple[Tensor | None, S
     """
     delta = output.chain is not None and output.chain.space == "delta"
     source = output.base if delta else None
-    base = None if source is None else read_piece(source, piece)
-    read = [read_piece(ref, piece) for ref in output.experts]
-    double = any(t.dtype == torch.float64 for t in [*read, *([] if base is None else [base])])
+    double = any(ref.info.kind == "float64" for ref in output.sources)
     wide = torch.float64 if double else torch.float32
-    values = torch.stack([tensor.to(wide) for tensor in read])
+    values = _stacked([*output.experts], piece, wide)
     if check:
         for name, ref, row in zip(output.names, output.experts, values, strict=True):
             if count_nonfinite(row):
                 raise nonfinite(ref, f"expert {name!r}")
+    base = None if source is None else read_piece(source, piece).to(wide)
     if base is not None and source is not None:
-        base = base.to(wide)
         if check and count_nonfinite(base):
             raise nonfinite(source, "the base")
-        values = values - base
+        tracked = base.requires_grad or values.requires_grad
+        values = values - base if tracked else values.sub_(base)
     known = {
         each.need.kind: read_statistic(output, each, piece, wide, check=check)
         for each in output.beside
@@ -68,6 +67,22 @@ def load(output: Output, piece: Piece, *, check: bool) -> tuple[Tensor | None, S
     }
     tables = {each.need.kind: each.tables for each in output.beside}
     return base, Stack(output.name, values, output.names, piece.start, output.info.numel, known, tables)
+
+
+def _stacked(refs: Sequence[Ref], piece: Piece, dtype: torch.dtype) -> Tensor:
+    """Return a piece of every source as a row of ``dtype``, with one of them in memory beside the rows.
+
+    Where a gradient is wanted all are, since it goes through each.
+    """
+    first = read_piece(refs[0], piece)
+    if torch.is_grad_enabled() and first.requires_grad:
+        return torch.stack([t.to(dtype) for t in (first, *(read_piece(r, piece) for r in refs[1:]))])
+    values = torch.empty((len(refs), *first.shape), dtype=dtype, device=first.device)
+    values[0] = first
+    for row, ref in enumerate(refs[1:], start=1):
+        first = read_piece(ref, piece)
+        values[row] = first
+    return values
 
 
 def read_statistic(
@@ -82,22 +97,26 @@ def read_statistic(
     CheckpointError
         Whole tensors whose shapes differ between the experts.
     """
-    found: list[Tensor] = []
+    found: Tensor | None = None
     name = output.experts[0].name
-    for expert, statistic in zip(output.names, beside.statistics, strict=True):
+    for k, (expert, statistic) in enumerate(zip(output.names, beside.statistics, strict=True)):
         ref = Ref(statistic.checkpoint, name)
         read = ref.checkpoint.read(name) if beside.need.how == "whole" else read_piece(ref, piece)
         row = read.to(dtype)
         if check and count_nonfinite(row):
             raise nonfinite(ref, f"the statistic {statistic.kind!r} of the expert {expert!r}")
-        if found and found[0].shape != row.shape:
+        if found is None:
+            found = torch.empty((len(output.names), *row.shape), dtype=dtype, device=row.device)
+        if found[0].shape != row.shape:
             raise CheckpointError(
                 f"statistic {statistic.kind!r} of the expert {expert!r} ({statistic.label}): tensor "
                 f"{name!r}: expected shape {list(found[0].shape)}, found {list(row.shape)}",
                 hint="Collect it on this expert",
             )
-        found.append(row)
-    return torch.stack(found)
+        found[k] = row
+    if found is None:
+        raise ValueError(f"output {output.name!r} has no experts")
+    return found
 
 
 def apply_steps(

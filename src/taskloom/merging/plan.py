@@ -179,18 +179,46 @@ class MergePlan:
 
 
 def _plain(output: Output, size: int) -> int:
-    """Bytes of a stack, of what a step makes of it, of its base, its sum and its statistics."""
-    experts = len(output.experts)
-    return size * 4 * (2 * experts + 3 + experts * len(output.beside))
+    """Bytes of a stack, of what its hungriest step takes, of its base, its sum and its statistics.
+
+    A step that does not say takes a second stack.
+    """
+    experts, wide = len(output.experts), _wide(output)
+    beside = max([wide * experts * size, *_workspaces(output, size)])
+    return wide * size * (experts + 3) + _statistics(output, size) + beside
 
 
 def _working_set(output: Output) -> int:
     """Bytes of a matrix's task vectors, its base and what the hungriest step takes beside them."""
+    beside = [*_workspaces(output, output.info.numel)]
+    own = max(beside) + _DECOMPOSITION if beside else 0
+    stack = _wide(output) * output.info.numel * (len(output.experts) + 1)
+    return stack + _statistics(output, output.info.numel) + own
+
+
+def _statistics(output: Output, size: int) -> int:
+    """Bytes of what is read beside a piece of ``size`` entries: as many numbers, or whole tensors."""
+    name, wide, found = output.experts[0].name, _wide(output), 0
+    for each in output.beside:
+        if each.need.how == "slice":
+            found += wide * size * len(output.experts)
+        elif each.need.how == "whole":
+            found += wide * sum(c.tensors[name].numel for c in each.checkpoints)
+    return found
+
+
+def _workspaces(output: Output, size: int) -> Iterator[int]:
+    """Yield the bytes that steps say they take beside a piece of ``size`` entries."""
     steps = output.chain.steps if output.chain is not None else ()
-    count, shape = len(output.experts), output.info.shape
-    needed = [step.workspace(shape, count) for step in steps if step.workspace is not None]
-    beside = max(needed) + _DECOMPOSITION if needed else 0
-    return 4 * output.info.numel * (count + 1) + beside
+    shape = output.info.shape if size == output.info.numel else (size,)
+    for step in steps:
+        if step.workspace is not None:
+            yield step.workspace(shape, len(output.experts))
+
+
+def _wide(output: Output) -> int:
+    """Bytes of a number that steps are given."""
+    return 8 if any(ref.info.kind == "float64" for ref in output.sources) else 4
 
 
 def plan_program(program: Program, *, slice_bytes: int | None = None) -> MergePlan:

@@ -195,7 +195,7 @@ def _metadata(file: object, found: Any) -> Mapping[str, str]:
 
 
 def _span(file: object, name: str, entry: Any) -> tuple[int, int, TensorInfo]:
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
         _refuse(file, "expected a name in Unicode, found half of a surrogate pair", name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         _refuse(file, "expected exactly dtype, shape and data_offsets", name)
