@@ -1,7 +1,7 @@
 """Seconds and peak memory of every data-free method on the same checkpoints.
 
     python benchmarks/method_times.py [--layers 2] [--experts 4] [--repeat 3]
-        [--only METHOD ...] [--paired]
+        [--only METHOD ...] [--paired [--threads N]]
 
 Makes a random base of transformer-shaped matrices in bfloat16 and its full fine-tunes, merges them by
 each method, the methods in turn, and prints a table.
@@ -11,7 +11,7 @@ each method, the methods in turn, and prints a table.
   and its limit are of these. "processor": of all threads, user and system, in the same call.
 - with ``--paired`` task arithmetic and the method take turns in one process, and the ratios are the
   medians of those of neighbours, of seconds and of processor seconds: other work on the machine slows
-  both down. Memory is not measured then.
+  both down. The last ratio is that of the calls that took least. Memory is not measured then.
 - "whole process": a process of its own that imports, merges once, and ends; one run.
 - "measured": the peak resident size during the call, above what was resident before it (after the
   small merge), the pages of all buffers that were touched included, those of the system's cache of
@@ -152,15 +152,26 @@ def child(method: str, options: dict[str, object], folder: Path, experts: int) -
     )
 
 
-def pairs(method: str, options: dict[str, object], folder: Path, experts: int, repeat: int) -> None:
+def pairs(
+    method: str, options: dict[str, object], folder: Path, experts: int, repeat: int, threads: int | None
+) -> None:
     """Task arithmetic and a method in turn; print what each call took, and of its neighbours."""
     import taskloom
+
+    told = {} if threads is None else {"threads": threads}
 
     def run(where: Path, which: str, given: dict[str, object]) -> tuple[float, float]:
         sources = [where / f"expert-{k}" for k in range(1, experts + 1)]
         begun, worked = time.perf_counter(), time.process_time()
         taskloom.merge_files(
-            where / "base", sources, which, where / "out", overwrite=True, digests="none", **given
+            where / "base",
+            sources,
+            which,
+            where / "out",
+            overwrite=True,
+            digests="none",
+            **told,
+            **given,
         )
         return time.perf_counter() - begun, time.process_time() - worked
 
@@ -172,32 +183,41 @@ def pairs(method: str, options: dict[str, object], folder: Path, experts: int, r
     for _ in range(repeat):
         own = run(folder / "full", method, options)
         after = run(folder / "full", "task_arithmetic", {})
-        taken.append((*own, *((a + b) / 2 for a, b in zip(before, after, strict=True))))
+        taken.append((*own, *((a + b) / 2 for a, b in zip(before, after, strict=True)), after[1]))
         before = after
     print(json.dumps(taken))
 
 
-def compare(cases: list[tuple[str, dict[str, object]]], folder: Path, experts: int, repeat: int) -> None:
+def compare(
+    cases: list[tuple[str, dict[str, object]]],
+    folder: Path,
+    experts: int,
+    repeat: int,
+    threads: int | None,
+) -> None:
     """Print a table of ratios, each case in a process of its own."""
     print(
         "| method | options | seconds | processor (s) | task arithmetic (s) | its processor (s) "
-        "| of its seconds | of its processor seconds | limit |"
+        "| of its seconds | of its processor seconds | least of least processor seconds | limit |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for method, given in cases:
         if method == "task_arithmetic":
             continue
         said = json.dumps(given)
         call = [sys.executable, __file__, "--experts", str(experts), "--repeat", str(repeat)]
+        call += [] if threads is None else ["--threads", str(threads)]
         call += ["--pairs", method, said, str(folder)]
         made = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows = json.loads(made)
         middle = [statistics.median(row[at] for row in rows) for at in range(4)]
         wall = statistics.median(row[0] / row[2] for row in rows)
         worked = statistics.median(row[1] / row[3] for row in rows)
+        least = min(row[1] for row in rows) / min(row[4] for row in rows)
         shown = " | ".join(f"{each:.2f}" for each in middle)
         print(
-            f"| {method} | {said} | {shown} | {wall:.1f} | {worked:.1f} | {limit(method, said, wall)} |",
+            f"| {method} | {said} | {shown} | {wall:.1f} | {worked:.1f} | {least:.1f} "
+            f"| {limit(method, said, wall)} |",
             flush=True,
         )
 
@@ -215,11 +235,12 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--alone", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--paired", action="store_true", help="In turn, in one process each.")
+    parser.add_argument("--threads", type=int, help="With --paired: of each merge.")
     parser.add_argument("--pairs", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.pairs:
         method, given, folder = options.pairs
-        pairs(method, json.loads(given), Path(folder), options.experts, options.repeat)
+        pairs(method, json.loads(given), Path(folder), options.experts, options.repeat, options.threads)
         return
     if options.child or options.alone:
         method, given, folder = options.child or options.alone
@@ -240,9 +261,10 @@ def main() -> None:
         if options.paired:
             print(
                 f"{count / 1e6:.1f} million parameters in bfloat16, {options.experts} experts; medians "
-                f"of {options.repeat} pairs\n{os.cpu_count()} cores ({platform.machine()})\n"
+                f"of {options.repeat} pairs, threads: {options.threads or 'as many as cores'}\n"
+                f"{os.cpu_count()} cores ({platform.machine()})\n"
             )
-            compare(cases, folder, options.experts, options.repeat)
+            compare(cases, folder, options.experts, options.repeat, options.threads)
             return
         found: dict[tuple[str, str], list[dict[str, float]]] = {}
         for _ in range(options.repeat):

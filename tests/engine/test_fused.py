@@ -163,3 +163,110 @@ def test_ranks_and_limits_of_a_row(row, shift, guess, data):
     one, other, many = np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty((3, 2048), np.int32)
     blocks._ranks(sizes, n, np.empty(n, np.uint32), one, other, many, ranks)
     assert np.array_equal(np.argsort(sizes, kind="stable"), np.argsort(ranks))
+
+
+def rounded(numbers):
+    """Float32 numbers that bfloat16 holds."""
+    return torch.from_numpy(numbers).bfloat16().float().numpy()
+
+
+def changes(n, *, spread=0.002, unchanged=0.0, seed=0):
+    """A row of differences of numbers of bfloat16, as fine-tuning makes them."""
+    draw = np.random.default_rng(seed)
+    base = rounded(draw.standard_normal(n, np.float32) * np.float32(0.02))
+    expert = rounded(base + draw.standard_normal(n, np.float32) * np.float32(spread))
+    return np.where(draw.random(n) < unchanged, np.float32(0), expert - base)
+
+
+def even_ranks(row):
+    from taskloom.merging import blocks
+
+    n, sizes = len(row), np.abs(row).view(np.uint32)
+    keys, places, order = (np.empty(n, np.uint32) for _ in range(3))
+    counts, starts, ranks = np.empty(8192, np.uint16), np.empty(8224, np.uint16), np.empty(n, np.int32)
+    done = blocks._even_ranks(sizes, n, keys, counts, starts, places, order, ranks)
+    return ranks if done else None
+
+
+@pytest.mark.parametrize("n", [64, 100, 768, 3072, 5000, 32768])
+@pytest.mark.parametrize("unchanged", [0.0, 0.6])
+def test_even_ranks_of_a_row(n, unchanged):
+    for seed, spread in enumerate([0.002, 0.0005, 0.05]):
+        row = changes(n, spread=spread, unchanged=unchanged, seed=seed)
+        ranks = even_ranks(row)
+        assert ranks is not None or spread == 0.05  # of which many lie between two steps
+        if ranks is not None:
+            assert np.array_equal(np.argsort(np.abs(row), kind="stable"), np.argsort(ranks))
+
+
+def test_what_lies_between_two_steps_is_put_in_order():
+    """Up to a quarter of a row, also where all of it falls between the same two."""
+    row = changes(1000)
+    row[::5] = np.float32(0.001) + np.random.default_rng(1).random(200, np.float32) * np.float32(1e-6)
+    assert np.array_equal(np.argsort(np.abs(row), kind="stable"), np.argsort(even_ranks(row)))
+
+
+@pytest.mark.parametrize("scale", [2.0**-130, 2.0**-90, 1.0, 2.0**14, 2.0**20, 2.0**100])
+def test_even_ranks_of_any_size(scale):
+    row = changes(500) * np.float32(scale)
+    ranks = even_ranks(row)
+    assert (ranks is None) == (scale in {2.0**-130, 2.0**20, 2.0**100})
+    if ranks is not None:
+        assert np.array_equal(np.argsort(np.abs(row), kind="stable"), np.argsort(ranks))
+
+
+def test_other_rows_are_left_to_the_sort():
+    draw = np.random.default_rng(0)
+    assert even_ranks(draw.standard_normal(1000, np.float32)) is None
+    assert even_ranks(np.zeros(1000, np.float32)) is None
+    assert even_ranks(changes(63)) is None
+    assert even_ranks(changes(40000)) is None
+    assert even_ranks(np.append(changes(999), np.float32(np.inf))) is None
+
+
+def test_rows_that_are_counted_and_rows_that_are_sorted_give_the_same(tmp_path):
+    shapes = {"wide": (5, 1500), "tall": (40, 100), "scalar": ()}
+    steps = chain(drop_by_rank(0.7, 0.07, seed=2), elect("plus"), mean("kept"))
+    tiny = chain(drop_by_rank(0.01, 0.009, seed=2), total())  # chances that are no multiples of 2**-31
+    high = chain(drop_by_rank(0.9, 0.0999999, seed=2), total())
+    for number, kind in enumerate([torch.bfloat16, torch.float32, torch.float16]):
+        base, experts = save_pool(tmp_path / str(number), dtypes=(kind,), shapes=shapes)
+        for each in (steps, tiny, high):
+            plain = run(base, experts, each, fused=False)
+            for how in ({}, {"slice_bytes": 4000, "threads": 2}):
+                assert run(base, experts, each, **how) == plain, (kind, str(each))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    row=st.lists(st.integers(0, 6), min_size=1, max_size=60),
+    high=st.integers(0, 7),
+    low=st.integers(0, 7),
+    left=st.tuples(st.integers(-3, 20), st.integers(-3, 20)),
+    negative=st.integers(0, (1 << 60) - 1),
+)
+def test_limits_of_a_tensor(row, high, low, left, negative):
+    """What is kept, what is cut, and both at once, counted entry by entry."""
+    from taskloom.merging import blocks
+
+    signs = np.array([-1.0 if negative >> i & 1 else 1.0 for i in range(len(row))], np.float32)
+    x = np.array(row, np.float32) * signs
+    limits = np.array([high, low], np.float32).view(np.uint32)
+
+    def marked(values, limit, count):
+        found = np.abs(values) > limit
+        equal = np.flatnonzero(np.abs(values) == limit)
+        found[equal[: max(count, 0)]] = True
+        return found
+
+    for cuts in (True, False):
+        out, wanted = x.copy(), marked(x, high, left[0])
+        equal = blocks._limited(out, len(x), limits[0], left[0], cuts)
+        assert np.array_equal(out, np.where(wanted != cuts, x, 0))
+        assert equal == ((np.abs(x) == high).sum() if left[0] > 0 else 0)
+    if low < high:
+        out, rest = x.copy(), np.where(marked(x, high, left[0]), np.float32(0), x)
+        counted = blocks._banded(out, len(x), limits[0], left[0], limits[1], left[1])
+        assert np.array_equal(out, np.where(marked(rest, low, left[1]), rest, 0))
+        assert counted[0] == ((np.abs(x) == high).sum() if left[0] > 0 else 0)
+        assert low == 0 or counted[1] == ((np.abs(x) == low).sum() if left[1] > 0 else 0)

@@ -13,7 +13,7 @@ from taskloom.merging import fused, once
 from .models import run, save_pool
 
 pytest.importorskip("numba")
-from taskloom.merging.nth import nth
+from taskloom.merging.nth import around, nth
 
 LONG = {"long": (9001,), "wide": (3, 5000), "short": (7, 3), "scalar": (), "empty": (0, 4)}
 
@@ -142,3 +142,56 @@ def test_a_wrong_sample_costs_a_read_and_nothing_else(long_pools, monkeypatch):
     for constant, value in {"SAMPLE": 1 << 5, "PIECES": 2, "LEAST": 8000, "_WIDE": -2.0}.items():
         monkeypatch.setattr(once, constant, value)
     assert run(base, experts, SORTED["ties"]) == plain
+
+
+@pytest.mark.parametrize("kind", ["float", "few", "equal", "sorted", "short"])
+def test_numbers_around_a_rank(kind):
+    draw = np.random.default_rng(0)
+    size = 20 if kind == "short" else 1 << 14
+    keys = np.abs(draw.standard_normal(size, np.float32)).view(np.uint32)
+    if kind == "few":
+        keys &= np.uint32(0xFFF00000)
+    elif kind == "equal":
+        keys[:] = 5
+    elif kind == "sorted":  # pieces of the sample that differ
+        keys.sort()
+    ordered = np.sort(keys)
+    wanted = [1, size // 3, int(0.999 * size), size]
+    ends = np.zeros((len(wanted), 2), np.int64)
+    most = around(keys, 16, np.array(wanted), 4.0, ends)
+    inside = [((keys > low) & (keys <= high)).sum() for low, high in ends]
+    assert most == max(inside)
+    for rank, (low, high) in zip(wanted, ends, strict=True):
+        margin = int(4 * np.sqrt(rank * (size - rank) / size) + 8)
+        least = ordered[rank - margin - 1] if rank > margin else 0
+        assert low <= least
+        assert high >= (ordered[rank + margin - 1] if rank + margin <= size else 0xFFFFFFFF)
+        if kind in {"float", "few"}:  # little more than independent entries ask for
+            assert low >= (ordered[max(rank - 3 * margin, 1) - 1] if rank > 3 * margin else 0)
+        if kind == "sorted" and rank == size // 3:
+            assert low < least
+
+
+def test_scores_above_what_is_wanted_are_left_out_but_for_the_largest():
+    """The bounds hold for scores of any size: what is left out lies above, and is not the largest."""
+    from taskloom.merging import blocks
+
+    draw, n = np.random.default_rng(0), 4000
+    for rows, spread in [(2, 0.01), (4, 0.3), (16, 1.0)]:
+        values = draw.standard_normal((rows, n), np.float32) * np.float32(spread)
+        wide, places = np.empty((4, n + 64)), np.empty(n + 1, np.uint32)
+        wide[0, :n] = values.astype(np.float64).sum(0)
+        low, high = np.float32(1e-3 * spread), np.float32(3 * spread)
+        far = np.float32(np.inf)
+        count, above = blocks._scores(values[0], rows, n, low, high, -far, far, far, wide, places)
+        assert (count, above) == (n, 0)
+        scores = wide[1, :n].astype(np.float32)
+        cutoff, upper, most = np.sort(scores)[[int(0.8 * n), int(0.85 * n), int(0.99 * n)]]
+        count, above = blocks._scores(values[0], rows, n, low, high, cutoff, upper, most, wide, places)
+        kept = places[:count]
+        assert np.array_equal(wide[1, :count].astype(np.float32), scores[kept])
+        out = np.setdiff1d(np.arange(n), kept)
+        assert not ((scores[out] >= cutoff) & (scores[out] <= upper)).any()
+        assert (scores[out] > upper).sum() == above > 0
+        assert scores[out].max() <= most
+        assert count < 0.4 * n

@@ -27,6 +27,7 @@ VARY, ERASE, BAND, NOTHING, TALL, CONSENSUS, TAKE, LARGEST, BEYOND, EXCLUSIVE, C
 BLOCK = 4096
 
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)
+_inlined = nb.njit(error_model="numpy", fastmath=False, inline="always")
 
 
 @intrinsic
@@ -141,41 +142,59 @@ def _encode(value, bits, kind, at, m, out16, out32):
     return np.int64(most == top)
 
 
-@_jit
-def _philox_lanes(key0, key1, block, c, out):
-    """Draw 512 numbers from 64 blocks on: `_philox` in vector code, which has no wide products."""
+@_inlined
+def _philox_round(c0, c1, c2, c3, k0, k1):
+    """One round; 64-bit products are made of those of halves, for which there is vector code."""
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     a0, b0 = np.uint64(0xE14C6C93), np.uint64(0xD2E7470E)
     a2, b2 = np.uint64(0x95121157), np.uint64(0xCA5A8263)
-    c0, c1, c2, c3 = c[0], c[1], c[2], c[3]
+    x, y = c0 & low, c0 >> half
+    p, q = a0 * x, a0 * y
+    r = (p >> half) + (q & low) + b0 * x
+    h0 = b0 * y + (q >> half) + (r >> half)
+    l0 = (r << half) | (p & low)
+    x, y = c2 & low, c2 >> half
+    p, q = a2 * x, a2 * y
+    r = (p >> half) + (q & low) + b2 * x
+    h1 = b2 * y + (q >> half) + (r >> half)
+    l1 = (r << half) | (p & low)
+    return h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
+
+
+@_jit
+def _philox_lanes(key0, key1, block, counters, out):
+    """Draw 512 numbers from 64 blocks on: `_philox` in vector code, all rounds in registers."""
+    w0, w1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
+    pairs = out.view(np.uint64)
     for j in range(64):
         # numpy advances the counter before it draws
-        c0[j] = np.uint64(block + 1 + j)
-        c1[j] = c2[j] = c3[j] = np.uint64(0)
-    k0, k1 = key0, key1
-    for _ in range(10):
-        for j in range(64):
-            x, y = c0[j] & low, c0[j] >> half
-            p, q = a0 * x, a0 * y
-            r = (p >> half) + (q & low) + b0 * x
-            h0 = b0 * y + (q >> half) + (r >> half)
-            l0 = (r << half) | (p & low)
-            x, y = c2[j] & low, c2[j] >> half
-            p, q = a2 * x, a2 * y
-            r = (p >> half) + (q & low) + b2 * x
-            h1 = b2 * y + (q >> half) + (r >> half)
-            l1 = (r << half) | (p & low)
-            c0[j] = h1 ^ c1[j] ^ k0
-            c2[j] = h0 ^ c3[j] ^ k1
-            c1[j] = l1
-            c3[j] = l0
-        k0 = k0 + np.uint64(0x9E3779B97F4A7C15)
-        k1 = k1 + np.uint64(0xBB67AE8584CAA73B)
-    for i in range(4):
-        row = c[i]
-        for j in range(64):
-            out[8 * j + 2 * i] = np.uint32(row[j] & low)
-            out[8 * j + 2 * i + 1] = np.uint32(row[j] >> half)
+        counters[j] = np.uint64(block + 1 + j)
+    for j in range(64):
+        a, b, c, d = counters[j], np.uint64(0), np.uint64(0), np.uint64(0)
+        k0, k1 = key0, key1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        k0, k1 = k0 + w0, k1 + w1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        k0, k1 = k0 + w0, k1 + w1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        k0, k1 = k0 + w0, k1 + w1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        k0, k1 = k0 + w0, k1 + w1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        k0, k1 = k0 + w0, k1 + w1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        k0, k1 = k0 + w0, k1 + w1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        k0, k1 = k0 + w0, k1 + w1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        k0, k1 = k0 + w0, k1 + w1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        k0, k1 = k0 + w0, k1 + w1
+        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
+        pairs[4 * j] = a
+        pairs[4 * j + 1] = b
+        pairs[4 * j + 2] = c
+        pairs[4 * j + 3] = d
 
 
 @_jit
@@ -184,10 +203,10 @@ def _philox(key0, key1, first, m, out):
     block = first >> 3
     skip = first - (block << 3)
     at = 0
-    c = np.empty((4, 64), np.uint64)
+    counters = np.empty(64, np.uint64)
     while at < m:
-        if skip == 0 and at + 512 <= m:
-            _philox_lanes(key0, key1, block, c, out[at : at + 512])
+        if skip == 0 and at % 2 == 0 and at + 512 <= m:
+            _philox_lanes(key0, key1, block, counters, out[at : at + 512])
             at += 512
             block += 64
             continue
@@ -309,26 +328,138 @@ def _mark(x, sizes, n, limit, place, top, low):
 
 
 @_jit
-def _limited(x, n, limit, left, cuts):
-    """Keep (or cut) what is above the limit and the first ``left`` that equal it; return how many do.
+def _equal(x, n, limit):
+    """Count the magnitudes that equal a limit, by their bits."""
+    some = np.uint32(0)
+    for i in range(n):
+        some = np.uint32(some + np.uint32(np.uint32(_bits(x[i]) & np.uint32(0x7FFFFFFF)) == limit))
+    return np.int64(some)
+
+
+@_jit
+def _after(x, n, limit, left):
+    """Return the index after the ``left``-th magnitude that equals a limit; n if there are fewer."""
+    for i in range(n):
+        left -= np.int64(np.uint32(_bits(x[i]) & np.uint32(0x7FFFFFFF)) == limit)
+        if left == 0:
+            return i + 1
+    return n
+
+
+@_jit
+def _above(x, n, least, top, low):
+    """Multiply by ``top`` what is not below a limit, by ``low`` the rest.
 
     The bits come from the number itself: a loop that reads memory under two types is no vector code.
     """
-    one, zero, some = np.float32(1), np.float32(0), np.uint32(0)
-    above = np.uint32(limit + np.uint32(1))
-    least = above if cuts or left <= 0 else limit
-    top, low = (zero, one) if cuts else (one, zero)
     for i in range(n):
-        u = np.uint32(_bits(x[i]) & np.uint32(0x7FFFFFFF))
-        some = np.uint32(some + np.uint32(u == limit))
-        x[i] = x[i] * (top if u >= least else low)
-    equal = np.int64(some)
-    if left > 0 and equal > 0 and (cuts or left < equal):
-        for i in range(n):
-            if _bits(x[i]) & np.uint32(0x7FFFFFFF) == limit:
-                x[i] = x[i] * (zero if cuts == (left > 0) else one)
-                left -= 1
+        x[i] = x[i] * (top if np.uint32(_bits(x[i]) & np.uint32(0x7FFFFFFF)) >= least else low)
+
+
+@_jit
+def _limited(x, n, limit, left, cuts):
+    """Keep (or cut) what is above the limit and the first ``left`` that equal it.
+
+    Return how many equal it, or 0 where that does not matter any more.
+    """
+    one, zero = np.float32(1), np.float32(0)
+    top, low = (zero, one) if cuts else (one, zero)
+    equal = _equal(x, n, limit) if left > 0 else 0
+    place = 0 if left <= 0 else (n if left >= equal else _after(x, n, limit, left))
+    _above(x, place, limit, top, low)
+    _above(x[place:], n - place, np.uint32(limit + np.uint32(1)), top, low)
     return equal
+
+
+@_jit
+def _banded(x, n, high, first, low, second):
+    """Cut what is above a limit, and the first that equal it; keep of the rest what is above another.
+
+    As `_limited` twice, for limits of which the second is lower. Return how many equal the one and the
+    other.
+    """
+    one, zero, mask = np.float32(1), np.float32(0), np.uint32(0x7FFFFFFF)
+    equal = _equal(x, n, high) if first > 0 else 0
+    others = _equal(x, n, low) if second > 0 else 0
+    if 0 < first < equal or 0 < second < others:
+        _limited(x, n, high, first, True)
+        _limited(x, n, low, second, False)
+        return equal, others
+    least = np.uint32(low + np.uint32(second <= 0))
+    width = np.uint32(high + np.uint32(first <= 0) - least)
+    for i in range(n):
+        u = np.uint32(_bits(x[i]) & mask)
+        x[i] = x[i] * (one if np.uint32(u - least) < width else zero)
+    return equal, others
+
+
+@_jit
+def _even_ranks(sizes, n, keys, counts, starts, places, order, ranks):
+    """Write the rank of every entry of a row as `_ranks` does; False if that takes more than counting.
+
+    Differences of numbers of few bits are mostly whole multiples of one step, so that counting them
+    step by step says their ranks. Those between two steps are counted there, apart from those on the
+    step, and put in order by insertion; where they are many, nothing is written.
+
+    Bins lie 32 columns apart, so that adding them up is vector code.
+    """
+    most = np.uint32(0)
+    for i in range(n):
+        most = max(most, np.uint32(sizes[i]))
+    exponent = np.int64(most >> np.uint32(23))
+    # what is scaled keeps all its bits if the factor is not below 1
+    if n > 32768 or n < 64 or exponent < 27 or exponent > 135:
+        return False
+    width = 10
+    while (1 << width) < 2 * n and width < 13:
+        width += 1
+    bins, far = 1 << width, width - 5
+    scale = _number(np.uint32(252 + width - exponent) << np.uint32(23))
+    inner, shift = np.uint32((1 << far) - 1), np.uint32(far)
+    between = np.uint32(0)
+    for i in range(n):
+        y = _number(np.uint32(sizes[i])) * scale
+        whole = np.int32(y)
+        part = np.uint32(np.float32(whole) != y)
+        between = np.uint32(between + part)
+        code = np.uint32((np.uint32(whole) << np.uint32(1)) | part)
+        keys[i] = ((code & inner) << np.uint32(5)) | (code >> shift)
+    if between > np.uint32(n >> 2):
+        return False
+    counts[:bins] = 0
+    for i in range(n):
+        counts[keys[i]] += 1
+    starts[:32] = 0
+    for j in range(bins):
+        starts[j + 32] = starts[j] + counts[j]
+    before = np.uint16(0)
+    for j in range(32):
+        column = starts[bins + j]
+        starts[j] = before
+        before = np.uint16(before + column)
+    for j in range(bins):
+        starts[j + 32] = starts[j] + counts[j]
+    many = 0
+    for i in range(n):
+        key = keys[i]
+        rank = starts[key]
+        starts[key] = np.uint16(rank + np.uint16(1))
+        ranks[i] = np.int32(rank)
+        places[many] = np.uint32(i)
+        many += np.int64((key >> np.uint32(5)) & np.uint32(1))
+    for j in range(many):
+        i = np.int64(places[j])
+        key = keys[i]
+        if counts[key] > 1:
+            first, at = np.int64(starts[key]) - np.int64(counts[key]), np.int64(ranks[i])
+            size = sizes[i]
+            while at > first and sizes[order[at - 1]] > size:
+                order[at] = order[at - 1]
+                ranks[order[at]] = np.int32(at)
+                at -= 1
+            order[at] = np.uint32(i)
+            ranks[i] = np.int32(at)
+    return True
 
 
 @_jit
@@ -413,6 +544,45 @@ def _ranks(sizes, n, keys, one, other, counts, ranks):
         b = np.int64(pair >> np.uint64(32))
         ranks[np.int64(pair & np.uint64(0xFFFFFFFF))] = np.float32(last[b])
         last[b] += 1
+
+
+@_jit
+def _drop_by_rank(v, bits, rows, m, row, start, least, slope, rescale, keys, words, spare, chances):
+    """Keep every entry with a chance by its rank in its row, and divide it by that; see `Op`."""
+    one, zero = np.float32(1), np.float32(0)
+    parts, first, second = np.empty(row, np.uint32), np.empty(row, np.uint64), np.empty(row, np.uint64)
+    many, some, starts = (
+        np.empty((3, 2048), np.int32),
+        np.empty(8192, np.uint16),
+        np.empty(8224, np.uint16),
+    )
+    places, order, ranks = np.empty(row, np.uint32), np.empty(row, np.uint32), np.empty(row, np.int32)
+    # chances between these numbers are whole multiples of 2**-31
+    whole = least >= np.float32(0.00390625) and least + np.float32(row - 1) * slope < one
+    for k in range(rows):
+        _philox(keys[k, 0], keys[k, 1], start, m, words)
+        for at in range(0, m, row):
+            x, w, r = v[k, at : at + row], words[at : at + row], chances[at : at + row]
+            _sizes(bits[k, at : at + row], row, spare)
+            if _even_ranks(spare, row, parts, some, starts, places, order, ranks):
+                for i in range(row):
+                    r[i] = np.float32(ranks[i])
+            else:
+                _ranks(spare, row, parts, first, second, many, r)
+            for i in range(row):
+                r[i] = least + r[i] * slope
+            if whole:
+                for i in range(row):
+                    half = np.uint32(np.int32(r[i] * np.float32(2147483648.0)))
+                    inside = np.uint32(w[i]) < np.uint32(half << np.uint32(1))
+                    x[i] = x[i] * (one if inside else zero)
+            else:
+                for i in range(row):
+                    inside = np.float64(w[i]) < np.float64(r[i]) * 4294967296.0
+                    x[i] = x[i] * (one if inside else zero)
+            if rescale:
+                for i in range(row):
+                    x[i] = x[i] / r[i]
 
 
 @_jit
@@ -637,24 +807,28 @@ def _rivals(v, rows, m, vision, bounds, wide):
 
 
 @_jit
-def _scores(x, rows, m, low, high, cutoff, wide, places):
-    """Score the entries of a row; return how many, where, and what (``wide[1]``, rounded to float32).
+def _scores(x, rows, m, low, high, cutoff, upper, most, wide, places):
+    """Score the entries of a row; return how many, and how many of the others lie above ``upper``.
+
+    Where they are goes to ``places``, what they are to ``wide[1]``, to be rounded to float32.
 
     Entries are left out whose score is below the cutoff for certain: ``tanh(x) <= x`` and
-    ``exp(z) < 2**k (1 + f)`` for ``z = (k + f) ln 2``.
+    ``exp(z) < 2**k (1 + f)`` for ``z = (k + f) ln 2``. So are those above ``upper`` for certain, and not
+    above ``most``: ``tanh(x) >= x (1 - x**2 / 3)``, and the bound of ``exp`` is less than 1.0635 times
+    too large.
     """
     rivals, found, inputs = wide[0], wide[1], wide[2]
     many, low64, high64 = np.float64(rows), np.float64(low), np.float64(high)
     width = high64 - low64 if high64 > low64 else 1.0
-    n = 0
-    most, sizes = np.uint32(0), x.view(np.uint32)
+    n, above = np.uint64(0), 0
+    largest, sizes = np.uint32(0), x.view(np.uint32)
     for i in range(m):
-        most = max(most, np.uint32(sizes[i] & np.uint32(0x7FFFFFFF)))
+        largest = max(largest, np.uint32(sizes[i] & np.uint32(0x7FFFFFFF)))
     # an entry that large times a very small number could be lost in the bound
-    if cutoff > np.float32(1e-20) and rows <= 16 and most < np.uint32(0x58635FA9):  # 1e15
+    if cutoff > np.float32(1e-20) and rows <= 16 and largest < np.uint32(0x58635FA9):  # 1e15
         slope = np.float32(np.sqrt(many * 1.4426950408889634) / width)
         more = np.float32(1.0001)
-        bound = found.view(np.float32)
+        bound, sure = found.view(np.float32), inputs.view(np.uint32)
         for i in range(m):
             y = abs(x[i])
             y = high if y > high else y
@@ -663,15 +837,23 @@ def _scores(x, rows, m, low, high, cutoff, wide, places):
             power = y * y * more + np.float32(1.0001)
             product = x[i] * np.float32(rivals[i]) * more
             bound[i] = product * _number(np.uint32(np.int32(power * np.float32(8388608.0)) + 1056964608))
+            share = np.float32(0.93) - np.float32(0.34) * product * product
+            beyond = np.uint32(bound[i] * share > upper) & np.uint32(share > np.float32(0))
+            sure[i] = beyond & np.uint32(bound[i] < most)
+        some = np.uint32(0)
+        for i in range(m):
+            some = np.uint32(some + sure[i])
+            sure[i] = np.uint32(sure[i] | np.uint32(bound[i] < cutoff))
+        above = np.int64(some)
         for i in range(m):
             places[n] = np.uint32(i)
-            n += np.int64(not bound[i] < cutoff)
+            n += np.uint64(sure[i] == np.uint32(0))
     else:
         for i in range(m):
             places[i] = np.uint32(i)
-        n = m
+        n = np.uint64(m)
     for j in range(n):
-        i = np.int64(places[j])
+        i = np.uint64(places[j])
         y = np.float64(x[i])
         size = (min(max(abs(y), low64), high64) - low64) / width
         found[j] = size * size * many
@@ -688,19 +870,19 @@ def _scores(x, rows, m, low, high, cutoff, wide, places):
         for j in range(n):
             if not inputs[j] * inputs[j] <= 1.0:
                 found[j] = _tanh(inputs[j]) * _exp(found[j])
-    return n
+    return np.int64(n), above
 
 
 @_jit
 def _compete(v, rows, m, vision, weighted, weights, bounds, wide, places, a, b):
     """Average entries by their scaled scores; see `taskloom.algebra.compete`."""
     one, zero = np.float32(1), np.float32(0)
-    shares = wide[3].view(np.float32)
+    shares, far = wide[3].view(np.float32), np.float32(np.inf)
     for k in range(rows):
         x, low, high = v[k], bounds[0, k], bounds[1, k]
         floor, top = np.float64(bounds[2, k]), np.float64(bounds[3, k])
         span = top - floor if top > floor else 1.0
-        n = _scores(x, rows, m, low, high, bounds[2, k], wide, places)
+        n, _ = _scores(x, rows, m, low, high, bounds[2, k], far, far, wide, places)
         for i in range(m):
             shares[i] = zero
         for j in range(n):
@@ -802,11 +984,22 @@ def _steps(
             rows = 1
         elif code == 7:
             for k in range(rows):
-                _limited(v[k], m, np.uint32(limits[o, k]), np.int64(m), False)
+                _above(v[k], m, np.uint32(limits[o, k]), one, zero)
         elif code == 8:
             for k in range(rows):
                 left = missing[o, k] - seen[o, k]
                 seen[o, k] += _limited(v[k], m, np.uint32(limits[o, k]), left, flag == 1)
+        elif code == 24:
+            for k in range(rows):
+                high, low = np.uint32(limits[o, k]), np.uint32(limits[o + 1, k])
+                first, second = missing[o, k] - seen[o, k], missing[o + 1, k] - seen[o + 1, k]
+                if low < high:
+                    equal, others = _banded(v[k], m, high, first, low, second)
+                else:
+                    equal = _limited(v[k], m, high, first, True)
+                    others = _limited(v[k], m, low, second, False)
+                seen[o, k] += equal
+                seen[o + 1, k] += others
         elif code == 9:
             top = zero if flag == 1 else one
             low = one if flag == 1 else zero
@@ -835,24 +1028,21 @@ def _steps(
                 x[i] = x[i] / d * t
             rows = 1
         elif code == 11:
-            least, slope = numbers[o], weights[o, 0]
-            one64, other64 = np.empty(row, np.uint64), np.empty(row, np.uint64)
-            many = np.empty((3, 2048), np.int32)
-            parts = np.empty(row, np.uint32)
-            for k in range(rows):
-                _philox(keys[o, k, 0], keys[o, k, 1], start, m, words)
-                for at in range(0, m, row):
-                    x, w, r = v[k, at : at + row], words[at : at + row], b[at : at + row]
-                    _sizes(bits[k, at : at + row], row, spare)
-                    _ranks(spare, row, parts, one64, other64, many, r)
-                    for i in range(row):
-                        r[i] = least + r[i] * slope
-                    for i in range(row):
-                        inside = np.float64(w[i]) < np.float64(r[i]) * 4294967296.0
-                        x[i] = x[i] * (one if inside else zero)
-                    if flag == 1:
-                        for i in range(row):
-                            x[i] = x[i] / r[i]
+            _drop_by_rank(
+                v,
+                bits,
+                rows,
+                m,
+                row,
+                start,
+                numbers[o],
+                weights[o, 0],
+                flag == 1,
+                keys[o],
+                words,
+                spare,
+                b,
+            )
         elif code == 12:
             limit, order = np.uint32(limits[o, 0]), words
             _spread(v, rows, m, order)
@@ -967,15 +1157,39 @@ def _steps(
 
 
 @_jit
+def _change(raw16, raw32, k, kind, at, m, value, base):
+    """Numbers of source k, bfloat16 or float32, less the base, as `_decode` and a subtraction do."""
+    if kind == 1:
+        half, top = raw16[k, at : at + m], np.uint16(0)
+        for i in range(m):
+            u = half[i]
+            top = max(top, np.uint16(u & np.uint16(0x7F80)))
+            value[i] = _number(np.uint32(u) << np.uint32(16)) - base[i]
+        return np.int64(top == np.uint16(0x7F80))
+    full, largest = raw32[k, at : at + m], np.uint32(0)
+    for i in range(m):
+        u = np.uint32(full[i])
+        largest = max(largest, np.uint32(u & np.uint32(0x7F800000)))
+        value[i] = _number(u) - base[i]
+    return np.int64(largest == np.uint32(0x7F800000))
+
+
+@_jit
 def _block(
     raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad,
 ):  # fmt: skip
     """Decode a block of every source and subtract the base."""
-    for k in range(experts + based):
-        bad[k] += _decode(raw8, raw16, raw32, k, kinds[k], tables[k], at, m, v[k], bits[k])
+    base = v[experts] if based else v[0]
     if based:
-        base = v[experts]
-        for k in range(experts):
+        bad[experts] += _decode(
+            raw8, raw16, raw32, experts, kinds[experts], tables[experts], at, m, base, bits[experts]
+        )
+    for k in range(experts):
+        if based and kinds[k] < 2:
+            bad[k] += _change(raw16, raw32, k, kinds[k], at, m, v[k], base)
+            continue
+        bad[k] += _decode(raw8, raw16, raw32, k, kinds[k], tables[k], at, m, v[k], bits[k])
+        if based:
             x = v[k]
             for i in range(m):
                 x[i] = x[i] - base[i]
@@ -1072,7 +1286,8 @@ def count(
 @_jit
 def _count_scores(x, k, rows, m, what, bounds, wide, places, prefix, found):
     """Count the scores of one row; see `count`."""
-    many = _scores(x, rows, m, bounds[0, k], bounds[1, k], bounds[2, k], wide, places)
+    far = np.float32(np.inf)
+    many, _ = _scores(x, rows, m, bounds[0, k], bounds[1, k], bounds[2, k], far, far, wide, places)
     scores, most, wanted = wide[1], bounds[3, k], np.uint32(prefix)
     ones, sign = np.uint32(0xFFFFFFFF), np.uint32(0x80000000)
     for j in range(many):
@@ -1208,27 +1423,37 @@ def sums(
 
 
 @_jit
-def _ordered(order, k, v, rows, m, bounds, wide, places, keys):
-    """Write integers in the order of what a row is ranked by; return how many.
+def _score_of(key):
+    """Return the score that has a key (see `_ordered`)."""
+    sign, ones = np.uint32(0x80000000), np.uint32(0xFFFFFFFF)
+    u = np.uint32(key)
+    return _number(np.uint32(u ^ (sign if u >= sign else ones)))
 
-    ``order``: 0 magnitudes, 1 variances over the rows, 2 scores; those that are left out are certainly
-    below ``bounds[2]`` (see `_scores`).
+
+@_jit
+def _ordered(order, k, v, rows, m, bounds, upper, most, wide, places, keys):
+    """Write integers in the order of what a row is ranked by; return how many, and how many lie above.
+
+    ``order``: 0 magnitudes, 1 variances over the rows, 2 scores. Scores are left out that are certainly
+    below ``bounds[2]`` or above ``upper``, except those above ``most`` (see `_scores`).
     """
     if order == 1:
         _spread(v, rows, m, keys)
-        return m
+        return m, 0
     if order == 0:
         sizes = v[k].view(np.uint32)
         for i in range(m):
             keys[i] = sizes[i] & np.uint32(0x7FFFFFFF)
-        return m
-    n = _scores(v[k], rows, m, bounds[0, k], bounds[1, k], bounds[2, k], wide, places)
+        return m, 0
+    n, above = _scores(
+        v[k], rows, m, bounds[0, k], bounds[1, k], bounds[2, k], upper, most, wide, places
+    )
     scores = wide[1]
     ones, sign = np.uint32(0xFFFFFFFF), np.uint32(0x80000000)
     for j in range(n):
         u = _bits(np.float32(scores[j]))
         keys[j] = np.uint32(u ^ (ones if u >= sign else sign))
-    return n
+    return n, above
 
 
 @_jit
@@ -1238,6 +1463,7 @@ def sample(
     v, bits, counts, spare, wide, upto, order, into, offset, bad,
 ):  # fmt: skip
     """Write what a measure before step ``upto`` orders, from ``into[:, offset]`` on."""
+    far = np.float32(np.inf)
     for at in range(0, n, block):
         m = min(block, n - at)
         _block(raw8, raw16, raw32, kinds, tables, experts, based, at, m, v, bits, bad)
@@ -1249,59 +1475,91 @@ def sample(
             _rivals(v, rows, m, flags[upto], bounds[upto], wide)
         for k in range(len(into)):
             found = into[k, offset + at : offset + at + m]
-            _ordered(order, k, v, rows, m, bounds[upto], wide, spare, found)
+            _ordered(order, k, v, rows, m, bounds[upto], far, far, wide, spare, found)
 
 
 @_jit
 def _gather(keys, mask, n, first, last, places, into, found):
-    """Count the keys below one number and equal to it, and gather those above it up to another."""
-    below, low = np.uint32(0), np.uint32(0)
-    for i in range(n):
-        y = np.uint32(keys[i] & mask)
-        below = np.uint32(below + np.uint32(y < first))
-        low = np.uint32(low + np.uint32(y == first))
-    found[0] += np.int64(below)
-    found[1] += np.int64(low)
+    """Count the keys below one number and equal to it, and gather those above it up to another.
+
+    Return the largest of all. ``into`` has 17 columns more than may be gathered.
+    """
+    below, low, most = np.uint32(0), np.uint32(0), np.uint32(0)
     width, least = np.uint32(last - first), np.uint32(first + np.uint32(1))
-    to, room = found[2], len(into) - 1
     # a column of 16 keys that lie apart is looked at if one of them lies between
     columns = n // 16
     some, hits = places[:columns], places[columns : 2 * columns]
-    for i in range(columns):
-        some[i] = np.uint32(0)
-    for lane in range(16):
-        part = keys[lane * columns : (lane + 1) * columns]
+    for lane in range(0, 16, 4):
+        a, b = (
+            keys[lane * columns : (lane + 1) * columns],
+            keys[(lane + 1) * columns : (lane + 2) * columns],
+        )
+        c, d = (
+            keys[(lane + 2) * columns : (lane + 3) * columns],
+            keys[(lane + 3) * columns : (lane + 4) * columns],
+        )
         for i in range(columns):
-            inside = np.uint32((part[i] & mask) - least) < width
-            some[i] = np.uint32(some[i] | np.uint32(inside))
-    many = 0
+            p, q, r, s = (
+                np.uint32(a[i] & mask),
+                np.uint32(b[i] & mask),
+                np.uint32(c[i] & mask),
+                np.uint32(d[i] & mask),
+            )
+            most = max(most, max(max(p, q), max(r, s)))
+            below = np.uint32(
+                below
+                + np.uint32(p < first)
+                + np.uint32(q < first)
+                + np.uint32(r < first)
+                + np.uint32(s < first)
+            )
+            low = np.uint32(
+                low
+                + np.uint32(p == first)
+                + np.uint32(q == first)
+                + np.uint32(r == first)
+                + np.uint32(s == first)
+            )
+            hit = np.uint32(np.uint32(p - least) < width) | np.uint32(np.uint32(q - least) < width)
+            hit = hit | np.uint32(np.uint32(r - least) < width) | np.uint32(np.uint32(s - least) < width)
+            some[i] = np.uint32(hit if lane == 0 else some[i] | hit)
+    many = np.uint64(0)
     for i in range(columns):
         hits[many] = np.uint32(i)
-        many += np.int64(some[i])
+        many += np.uint64(some[i])
+    # numbers without a sign, since one that may be negative is checked at every step
+    to, room, step = np.uint64(found[2]), np.uint64(len(into) - 17), np.uint64(columns)
     for j in range(many):
-        i = np.int64(hits[j])
+        i = np.uint64(hits[j])
+        at = min(to, room)
+        beyond = to - at
         for _ in range(16):
             y = np.uint32(keys[i] & mask)
-            into[min(to, room)] = y
-            to += np.int64(np.uint32(y - least) < width)
-            i += columns
+            if np.uint32(y - least) < width:
+                into[at] = y
+                at += np.uint64(1)
+            i += step
+        to = at + beyond
     for i in range(16 * columns, n):
         y = np.uint32(keys[i] & mask)
+        most = max(most, y)
+        below = np.uint32(below + np.uint32(y < first))
+        low = np.uint32(low + np.uint32(y == first))
         into[min(to, room)] = y
-        to += np.int64(np.uint32(y - least) < width)
-    found[2] = to
+        to += np.uint64(np.uint32(y - least) < width)
+    found[0] += np.int64(below)
+    found[1] += np.int64(low)
+    found[2] = np.int64(to)
+    return np.int64(most)
 
 
 @_jit
-def _ends(keys, mask, n, found):
-    """Count the keys that have no high bits, and find the largest."""
-    still, most = np.uint32(0), np.uint32(0)
+def _still(keys, n):
+    """Count the keys that have no high bits."""
+    still = np.uint32(0)
     for i in range(n):
-        y = np.uint32(keys[i] & mask)
-        still = np.uint32(still + np.uint32(y < np.uint32(65536)))
-        most = max(most, y)
-    found[3] += np.int64(still)
-    found[4] = max(found[4], np.int64(most))
+        still = np.uint32(still + np.uint32(np.uint32(keys[i]) < np.uint32(65536)))
+    return np.int64(still)
 
 
 @_jit
@@ -1313,8 +1571,9 @@ def between(
     """Count what a measure before step ``upto`` orders, and gather what lies between two numbers.
 
     ``ends`` (R, 2), R rows or a multiple of them; ``found`` (R, 5): how many lie below the first, equal
-    it, and lie above it up to the second; of the first rows also how many have no high bits, and the
-    largest. What lies between goes to ``into``, while there is room; its last column is no room.
+    it, and lie above it up to the second; of the first rows also how many have no high bits (of
+    variances), and the largest. What lies between goes to ``into``, while there is room; its last 17
+    columns are no room.
     """
     every, sizes = np.uint32(0xFFFFFFFF), np.uint32(0x7FFFFFFF)
     for at in range(0, n, block):
@@ -1328,12 +1587,19 @@ def between(
             _rivals(v, rows, m, flags[upto], bounds[upto], wide)
         several = 1 if order == 1 else rows
         for k in range(several):
-            ranked, mask, many = bits[k], sizes, m
+            ranked, mask, many, above = bits[k], sizes, m, 0
             if order > 0:
                 ranked, mask = bits[experts + 1], every
-                many = _ordered(order, k, v, rows, m, bounds[upto], wide, spare, ranked)
-            _ends(ranked, mask, many, found[k])
+                upper, most = np.float32(np.inf), np.float32(np.inf)
+                if order == 2:  # one number is wanted of each row, and the largest
+                    upper, most = _score_of(ends[k, 1]), _score_of(found[k, 4])
+                many, above = _ordered(
+                    order, k, v, rows, m, bounds[upto], upper, most, wide, spare, ranked
+                )
+            if order == 1:
+                found[k, 3] += _still(ranked, many)
             for r in range(k, len(ends), several):
                 first, last = np.uint32(ends[r, 0]), np.uint32(ends[r, 1])
-                _gather(ranked, mask, many, first, last, spare, into[r], found[r])
-                found[r, 0] += m - many
+                largest = _gather(ranked, mask, many, first, last, spare, into[r], found[r])
+                found[r, 4] = max(found[r, 4], largest)
+                found[r, 0] += m - many - above

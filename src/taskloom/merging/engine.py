@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,6 +146,16 @@ class Files:
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
+
+
+class _Spot(NamedTuple):
+    """Where the bytes of a tensor lie: in an open file, or (no descriptor) with its checkpoint."""
+
+    ref: Ref
+    size: int
+    descriptor: int | None = None
+    offset: int = 0
+    path: Path = Path()
 
 
 class Engine:
@@ -629,11 +639,31 @@ class Engine:
     def _fill(self, arena: fused.Arena, output: Output, *pieces: Piece) -> None:
         """Read pieces of every source into the arena, one after the other."""
         self._ticks.check()
-        for k, ref in enumerate(output.sources):
-            at, raw, size = 0, arena.raw8[k].data, ref.info.itemsize
+        for raw, spot in zip(arena.raw, self._spots(output), strict=False):
+            at = 0
             for piece in pieces:
-                self._read(ref, piece, raw[at : at + piece.count * size])
-                at += piece.count * size
+                end = at + piece.count * spot.size
+                if spot.descriptor is None:
+                    self._read(spot.ref, piece, raw[at:end])
+                else:
+                    start = spot.offset + piece.start * spot.size
+                    read_into(spot.descriptor, start, raw[at:end], spot.path, spot.ref.name)
+                at = end
+
+    def _spots(self, output: Output) -> list[_Spot]:
+        """Return where the sources of an output lie, which is looked up once for all its slices."""
+        last: tuple[Output, list[_Spot]] | None = getattr(self._local, "spots", None)
+        if last is None or last[0] is not output:
+            last = output, [self._spot(ref) for ref in output.sources]
+            self._local.spots = last
+        return last[1]
+
+    def _spot(self, ref: Ref) -> _Spot:
+        if not isinstance(ref.checkpoint, SafetensorsCheckpoint):
+            return _Spot(ref, ref.info.itemsize)
+        header, offset = ref.checkpoint.locate(ref.name)
+        descriptor = self.files.descriptor(header)
+        return _Spot(ref, ref.info.itemsize, descriptor, offset, header.path)
 
     def _reader(self, arena: fused.Arena, output: Output) -> Callable[[Sequence[Piece]], None]:
         """Return what reads pieces of an output into the arena."""

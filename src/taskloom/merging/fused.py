@@ -53,7 +53,7 @@ _CODES = {
     "compete": 22,
 }
 _BLOCK = 4096
-_KEPT, _ELECT, _ROW, _BAND, _NOTHING, _AGREEING = 3, 6, 9, 14, 23, 15
+_KEPT, _ELECT, _TENSOR, _ROW, _BAND, _NOTHING, _AGREEING, _TENSOR_BAND = 3, 6, 8, 9, 14, 23, 15, 24
 _AGGREGATES = {"total", "mean", "kept", "blend", "stock", "erase", "compete"}
 #: what a shared vector and the parts of it come from, and what makes one row of them
 _PARTS, _OF_PARTS = {"tall_masks", "elect_largest"}, {"consensus", "take"}
@@ -236,17 +236,21 @@ def compile_output(output: Output, statistics: Mapping[int, Any]) -> Compiled:
             made.weighted[at] = True
             made.weights[at] = np.asarray(check_weights(step.op.weights, output.names), np.float32)
         _numbers(made, at, step.op, output, statistics.get(at))
-    _join(made, ranked=bool(output.info.shape))
+    _join(made, statistics, ranked=bool(output.info.shape))
     return made
 
 
-def _join(made: Compiled, *, ranked: bool) -> None:
-    """Let two steps be one: cut the largest of a row and keep the next, elect and average."""
+def _join(made: Compiled, statistics: Mapping[int, Any], *, ranked: bool) -> None:
+    """Let two steps be one: cut the largest and keep the next, elect and average."""
     for at in range(len(made.codes) - 1):
-        pair = made.codes[at : at + 2]
-        if ranked and (pair == _ROW).all() and made.flags[at] and not made.flags[at + 1]:
+        pair, flags = made.codes[at : at + 2], made.flags[at : at + 2]
+        if made.places[at : at + 2].any():
+            continue
+        if ranked and (pair == _ROW).all() and flags[0] and not flags[1]:
             made.codes[at : at + 2] = _BAND, _NOTHING
-        elif (pair == (_ELECT, _KEPT)).all() and not made.places[at : at + 2].any():
+        elif (pair == _TENSOR).all() and flags[0] and not flags[1] and at + 1 in statistics:
+            made.codes[at : at + 2] = _TENSOR_BAND, _NOTHING
+        elif (pair == (_ELECT, _KEPT)).all():
             made.codes[at : at + 2] = _AGREEING, _NOTHING
 
 
@@ -366,7 +370,7 @@ def working_set(output: Output, elements: int, total: int = 0) -> int:
     ):
         scratch += 4 * 8 * block
     if any(op.name == "rank" for op in ops):
-        scratch += (2 * 8 + 4) * row + 3 * 2048 * 4
+        scratch += (2 * 8 + 4 * 4) * row + 3 * 2048 * 4 + 2 * 2 * 8192
     counted = []
     for at, step in enumerate(steps):
         rows = experts if not varies(output, at) else 1
@@ -414,6 +418,7 @@ class Arena:
         width = -(-elements * itemsize // 64) * 64
         self.raw8 = np.empty((sources, width), np.uint8)
         self.raw16, self.raw32 = self.raw8.view(np.uint16), self.raw8.view(np.uint32)
+        self.raw = [row.data for row in self.raw8]
         self.values = np.empty((2 * sources + 3, self.block_elements), np.float32)
         self.bits = self.values.view(np.uint32)
         self.wide = np.empty((4, self.block_elements + 64), np.float64)

@@ -12,7 +12,6 @@ same tensor, so both are answered by one read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,8 @@ SPREAD = 128
 LEAST = 1 << 17
 #: entries that are gathered at most, for each number that is wanted
 ROOM = 1 << 19
+#: columns beyond the last that may be written to
+SLACK = 17
 #: standard deviations of the rank in the sample
 _WIDE = 4.0
 #: keys from here on are magnitudes that are not finite
@@ -58,7 +59,7 @@ class Asked:
     ranks
         (how many of each row have no high bits, how many there are in each) -> ranks from 1, for as
         many numbers as are wanted of every row, those of the first rank first; None where one of them
-        is above all entries.
+        is above all entries. The first matters for variances only, and may be 0 for others.
     """
 
     order: int
@@ -164,9 +165,9 @@ class Bracket:
     ----------
     counts
         ``(R, 5)``: how many lie below the first, equal it, and lie above it up to the second; of the
-        first rows also how many have no high bits, and the largest of all.
+        first rows also how many have no high bits (of variances), and the largest of all.
     gathered
-        ``(R, most + 1)``: what lies between, the last column apart.
+        ``(R, most + SLACK)``: what lies between, the last columns apart.
     """
 
     counts: Numbers
@@ -175,7 +176,7 @@ class Bracket:
     @classmethod
     def of(cls, likely: Likely, room: Callable[[int, int], Numbers] | None = None) -> Bracket:
         """Start with nothing seen, in memory of ``room(rows, columns)``."""
-        rows, columns = len(likely.ends), likely.most + 1
+        rows, columns = len(likely.ends), likely.most + SLACK
         own = np.empty((rows, columns), np.uint32) if room is None else room(rows, columns)
         return cls(np.zeros((rows, 5), np.int64), own)
 
@@ -197,7 +198,7 @@ class Bracket:
 
     def rows(self) -> list[Numbers | None]:
         """Return what lies between, row by row; None where there was more than room."""
-        room = self.gathered.shape[1] - 1
+        room = self.gathered.shape[1] - SLACK
         inside = self.counts[:, 2]
         return [
             row[: int(n)] if n <= room else None for row, n in zip(self.gathered, inside, strict=True)
@@ -212,8 +213,9 @@ class Bracket:
             for a, b in zip(self.rows(), other.rows(), strict=True)
         ]
         if any(part is None for part in parts):
-            return Bracket(counts, np.empty((len(parts), 1), np.uint32))
-        room = np.empty((len(parts), max(len(p) for p in parts if p is not None) + 1), np.uint32)
+            return Bracket(counts, np.empty((len(parts), SLACK), np.uint32))
+        most = max(len(part) for part in parts if part is not None)
+        room = np.empty((len(parts), most + SLACK), np.uint32)
         for row, part in zip(room, parts, strict=True):
             if part is not None:
                 row[: len(part)] = part
@@ -352,7 +354,7 @@ def places(numels: Sequence[int], total: int) -> Iterator[tuple[list[int], int]]
 def _sorted(asked: Asked, rows: Numbers) -> Found | None:
     """Return the wanted numbers of a tensor whose entries are all there."""
     numel = rows.shape[1]
-    ranks = asked.ranks((rows < 1 << 16).sum(1), numel)
+    ranks = asked.ranks(_still(asked, rows), numel)
     if ranks is None or _odd(asked, ranks, rows):
         return None
     none = np.array([0, 0, numel])
@@ -376,35 +378,27 @@ def likely(asked: Asked, sampled: Numbers, pieces: int, total: int) -> Likely | 
     How far apart the ends are follows from how much the pieces of the sample differ. None where a
     rank is above all entries.
     """
-    size = sampled.shape[1]
-    ranks = asked.ranks((sampled < 1 << 16).sum(1), size)
+    from taskloom.merging.nth import around
+
+    rows, size = sampled.shape
+    ranks = asked.ranks(_still(asked, sampled), size)
     if ranks is None:
         return None
     ends, most = np.zeros((len(ranks), 2), np.int64), 0
-    even = size // pieces * pieces
-    for at, (rank, end) in enumerate(zip(ranks, ends, strict=True)):
-        row = sampled[at % len(sampled)]
-        margin = int(_WIDE * math.sqrt(rank * (size - rank) / size) + 8)
-        end[0] = _at(row, rank - margin)
-        beside = int(end[0]) or _at(row, rank + margin)
-        below = (row[:even].reshape(pieces, -1) < beside).mean(1)
-        clustered = int(_WIDE * float(below.std()) / math.sqrt(pieces) * size + 8)
-        if clustered > margin:
-            margin = clustered
-            end[0] = _at(row, rank - margin)
-        end[1] = max(int(end[0]), _at(row, rank + margin))
-        inside = np.count_nonzero((row > end[0]) & (row <= end[1]))
+    for k, row in enumerate(sampled):
+        own = np.zeros((len(ranks) // rows, 2), np.int64)
+        inside = around(row, pieces, ranks[k::rows], _WIDE, own)
+        ends[k::rows] = own
         most = max(most, int(1.25 * inside / size * total) + 1024)
     return Likely(asked, ends, most)
 
 
-def _at(row: Numbers, rank: int) -> int:
-    """Return the entry of a rank; the smallest or largest number there is beyond the first and last."""
-    from taskloom.merging.nth import nth
-
-    if not 1 <= rank <= len(row):
-        return 0 if rank < 1 else 0xFFFFFFFF
-    return int(nth(row, rank)[0])
+def _still(asked: Asked, keys: Numbers) -> Numbers:
+    """Count what has no high bits, where ranks depend on it."""
+    if asked.order != VARIANCES:
+        return np.zeros(len(keys), np.int64)
+    still: Numbers = (keys < 1 << 16).sum(1)
+    return still
 
 
 def _pick(rank: int, found: Numbers, first: int, gathered: Numbers | None) -> tuple[int, int] | None:
