@@ -255,7 +255,7 @@ def chart(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "x": {
                 "field": "regret",
                 "type": "quantitative",
-                "axis": axis("test points behind the best choice in hindsight", grid=True),
+                "axis": axis("points behind the best in hindsight", grid=True),
             },
             "y": {"field": "place", "type": "nominal", "axis": axis(None, grid=True, labelLimit=260)},
             "color": {"field": "rule", "type": "nominal", "scale": scale, "legend": legend},

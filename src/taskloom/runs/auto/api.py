@@ -308,6 +308,11 @@ def _notes(
     failed = [f"{e.member.name} ({e.dropped})" for e in climbed.tried if e.dropped.startswith("failed")]
     if failed:
         found.append(f"Could not be tried: {'; '.join(failed)}.")
+    for each in climbed.tried:
+        said = each.trials[-1].said if each.trials else {}
+        told = said.get("collapse") or said.get("collapsed")
+        if told:
+            found.append(f"{each.member.name}: {told}.")
     if climbed.ranked[0].name != checked.winner:
         found.append(f"The climb ended with {climbed.ranked[0].name}; the check took {checked.winner}.")
     if bench.ground.regime == "unlabeled":

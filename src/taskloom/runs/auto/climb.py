@@ -21,7 +21,7 @@ from taskloom.runs.auto.workbench import Workbench
 MUST = 3
 
 
-@dataclass
+@dataclass(eq=False)
 class Tried:
     """A member's way: what it came to rung by rung, and why it went no further."""
 
@@ -144,9 +144,8 @@ class Climb:
 
     def _reserve(self, members: Sequence[Member], share: float) -> float:
         """Return what the check and the test of base, best single model and winner will take."""
-        dear = [self.costs.predict(m, self.costs.last(m, share, made=True)) for m in members]
-        base = self.members[0]
-        fresh = self.costs.predict(base, self.costs.last(base, share, made=False))
+        dear = [self.costs.finish(m, share, made=True) for m in members]
+        fresh = self.costs.finish(self.members[0], share, made=False)
         return (MUST - 1) * fresh + max(dear, default=0.0)
 
     def _needed(self, members: Sequence[Member]) -> float:
@@ -160,7 +159,8 @@ class Climb:
         done = []
         sittings = self.bench.ground.sittings(rung.share)
         label = f"rung {rung.number + 1}: {100 * rung.share:.0f} % of the examples"
-        for number, each in enumerate(alive):
+        ordered = sorted(alive, key=lambda t: t.member.learns)  # what learns is the dearest
+        for number, each in enumerate(ordered):
             member = each.member
             before = each.trials[-1].share if each.trials else 0.0
             size = self.costs.size(member, rung.share, before)
@@ -183,7 +183,7 @@ class Climb:
                 continue
             each.trials.append(read_trial(self.bench, member, rung.number, rung.share, step))
             done.append(each)
-        return done
+        return [each for each in alive if each in done]
 
     def _may(self, needed: float, alive: Sequence[Tried], member: Member, share: float) -> bool:
         if member.name == BASE and not any(t.trials for t in alive):

@@ -9,6 +9,9 @@ import numpy as np
 from taskloom.runs.auto.ground import Ground, Sitting
 from taskloom.runs.auto.portfolio import Member
 
+#: what learns is thought to be so many times as dear as its examples, until something has learned
+UNSURE = 3.0
+
 
 @dataclass
 class Costs:
@@ -17,7 +20,7 @@ class Costs:
     Single models and merges have a common price by example, that of the base, and a fixed price each,
     of making the weights and fitting a head; before one has been tried, the highest of any other. What
     learns has a price by example of its own, its training counted in examples (`Member.work`); before it
-    has been tried, the highest of another that learns, or the common one.
+    has been tried, the highest of another that learns, or `UNSURE` times the common one.
 
     Attributes
     ----------
@@ -40,32 +43,37 @@ class Costs:
             return float(rows_of(sittings) - known)
         return self._learning(member, sittings, share)
 
-    def last(self, member: Member, share: float, *, made: bool) -> float:
-        """Return the examples that the guard's check of a member runs, and the final model's test.
+    def finish(self, member: Member, share: float, *, made: bool) -> float:
+        """Return seconds of the guard's check of a member and of its look at the test split.
 
         Parameters
         ----------
         made
             Whether it has been tried on that share.
         """
-        sittings, tested = self.ground.last(share), float(self.ground.data.n_test)
-        if self.ground.regime == "cross-validation":
-            if member.learns:
-                final = len(self.ground.final(share))
-                again = member.work(share, final) + final
-                return self._learning(member, sittings, share) + again + tested
-            return rows_of(sittings) + tested
-        seen = len(sittings[0].seen)
-        fresh = 0.0 if made else seen + member.work(share, seen)
-        return fresh + len(sittings[0].judged) + tested
+        ground, tested = self.ground, float(self.ground.data.n_test)
+        sittings = ground.last(share)
+        if ground.regime == "cross-validation":
+            if not member.learns:
+                return self.predict(member, rows_of(sittings) + tested)
+            final = len(ground.final(share))
+            trained = self._learning(member, sittings, share) + member.work(share, final) + final
+            return self.predict(member, trained) + self.pace * tested
+        seen, judged = len(sittings[0].seen), len(sittings[0].judged)
+        if made or not member.learns:
+            return self._once(member) + self.pace * (judged + tested + (0 if made else seen))
+        trained = member.work(share, seen) + seen + judged
+        return self.predict(member, trained) + self.pace * tested
 
     def predict(self, member: Member, examples: float) -> float:
         """Return seconds for running so many examples of a member."""
-        if member.learns:
-            rate = self._rates.get(member.name, max(self._rates.values(), default=self.pace))
-            return max(rate, self.pace) * examples
-        fixed = self._fixed.get(member.name, max(self._fixed.values(), default=0.0))
-        return fixed + self.pace * examples
+        if not member.learns:
+            return self._once(member) + self.pace * examples
+        unknown = max(self._rates.values(), default=UNSURE * self.pace)
+        return max(self._rates.get(member.name, unknown), self.pace) * examples
+
+    def _once(self, member: Member) -> float:
+        return self._fixed.get(member.name, max(self._fixed.values(), default=0.0))
 
     def learn(self, member: Member, examples: float, seconds: float) -> None:
         """Take in what trying a member took."""

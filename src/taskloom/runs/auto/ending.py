@@ -132,7 +132,7 @@ def _field(climbed: Climbed) -> tuple[list[str], list[str]]:
 
 def _enough(bench: Workbench, purse: Purse, costs: Costs, each: Tried, done: int, share: float) -> bool:
     made = bool(each.trials) and each.trials[-1].share == share
-    needed = costs.predict(each.member, costs.last(each.member, share, made=made))
+    needed = costs.finish(each.member, share, made=made)
     tests = 2 * costs.pace * bench.ground.data.n_test
     return purse.choose(["check", each.member.name, done], lambda: bool(needed + tests <= purse.left))
 

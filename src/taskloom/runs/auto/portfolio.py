@@ -11,7 +11,7 @@ from taskloom.errors import PlanError, UnknownName
 from taskloom.merging.recipe import Recipe
 from taskloom.runs.auto.making import Make, as_it_is, by_fitting, by_merging, by_tuning
 from taskloom.runs.candidates import singles
-from taskloom.runs.claims.suitable import Experts, Have, fits, keeps_parts
+from taskloom.runs.claims.suitable import Experts, Have, data_needed, fits, keeps_parts
 from taskloom.runs.judging import Kind
 from taskloom.store.adapter import AdapterCheckpoint
 from taskloom.store.pool import Pool
@@ -314,7 +314,7 @@ def _merges(pool: Pool, suffix: str, wishes: Wishes) -> list[Member]:
     found = []
     for method, options in listed:
         entry = registry.get("merge", method)
-        if not fits(entry, "nothing", kind, parts=False):
+        if not _mergeable(entry, kind, named=method in (wishes.methods or ())):
             continue
         recipe = Recipe.of(method, seed=wishes.seed, **options)
         low, high = recipe.chain.experts
@@ -326,6 +326,14 @@ def _merges(pool: Pool, suffix: str, wishes: Wishes) -> list[Member]:
         make = by_merging(name, title, pool, recipe)
         found.append(Member(name, "composition", title, method, make))
     return found
+
+
+def _mergeable(entry: registry.Entry, kind: Literal["full", "lora"], *, named: bool) -> bool:
+    """Tell whether a method merges without data; a named one need not be meant for such experts."""
+    if not named:
+        return fits(entry, "nothing", kind, parts=False)
+    possible = data_needed(entry) == "nothing" and not keeps_parts(entry)
+    return possible and ("adapters" not in entry.needs or kind == "lora")
 
 
 def _others(wishes: Wishes, kind: Literal["full", "lora"]) -> list[str]:
