@@ -59,6 +59,34 @@ def test_a_high_temperature_is_task_arithmetic():
     assert sens(temperature=1e9, scale=0.3) == close(expected)
 
 
+#: merges of task vectors, as steps, and as the method on task vectors that were weighted by hand
+HOSTS = [
+    (["total", {"scale": 0.3}], "task_arithmetic", {}),
+    ([{"keep": 0.5}, "elect", {"mean": "kept"}, {"scale": 1.0}], "ties", {"density": 0.5}),
+    ([{"drop": 0.5}, "total", {"scale": 0.3}], "dare_linear", {"p": 0.5}),
+    ([{"compete": {"ratio": 0.5}}, {"scale": 1.2}], "pcb", {"ratio": 0.5}),
+    ([{"weigh_by_size": 2.0}, "total"], "metagpt", {}),
+]
+
+
+@pytest.mark.parametrize(("host", "method", "options"), HOSTS, ids=[method for _, method, _ in HOSTS])
+def test_it_goes_on_top_of_any_merge_of_task_vectors(host, method, options):
+    """As a step before the host's: the host merges the weighted task vectors."""
+    pool = {"a": halves(THETA1), "b": halves(THETA2)}
+    steps = [{"weigh_by_sensitivity": 1.0}, *host]
+    found = merge(halves(BASE), pool, steps, statistics=[known(0), known(1)])
+    sigma = np.repeat([[2 * 0.520931, 2 * 0.605378], [2 * 0.479069, 2 * 0.394622]], 3, axis=1)
+    weighted = {
+        name: halves((np.array(BASE) + row * np.array(tau)).astype("f4").tolist())
+        for name, row, tau in zip("ab", sigma, (TAU1, TAU2), strict=True)
+    }
+    wanted = merge(halves(BASE), weighted, method, **options)
+    for name in ("0.w", "1.w"):
+        assert found[name].numpy() == close(wanted[name].numpy())
+    plain = merge(halves(BASE), pool, method, **options)
+    assert not torch.equal(plain["0.w"], found["0.w"])
+
+
 def test_outputs_that_are_all_equal_leave_the_layers_to_decide():
     still = [known(i, gaps=[[0, 0], [0, 0]]) for i in range(2)]
     assert np.isfinite(sens(still)).all()

@@ -39,6 +39,7 @@ ALONE = {
     "compete": [{"compete": {"ratio": 0.5}}],
     "weigh": [{"weigh": {"weights": [0.5, 0.2, 0.3]}}, "total"],
     "weigh_by_size": ["weigh_by_size", "total"],
+    "weigh_by_sensitivity": ["weigh_by_sensitivity", "total"],
     "favour_unique": [{"keep": 0.4}, {"favour_unique": {"gain": 0.3, "most": 2.0}}, "total"],
     "total": ["total"],
     "mean": ["mean"],

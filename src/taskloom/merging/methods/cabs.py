@@ -18,7 +18,10 @@ _PAPER = "Yang et al., CABS, ICML 2025, section 3"
     "merge",
     paper=f"{_PAPER} (conflict-aware, balanced)",
     needs=("base", "experts"),
-    partly={"CABS": "the method is there; the comparison at equal density is not"},
+    partly={
+        "CABS": "the method is there; at a density of 0.25 it was measured not better than merges "
+        "pruned by magnitude or by TIES at 0.2 (docs/claims.md), and rows at equal density are missing"
+    },
 )
 def cabs(
     *,

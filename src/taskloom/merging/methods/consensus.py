@@ -13,14 +13,15 @@ from taskloom.merging.methods.tall_masks import Thresholds, parts
 from taskloom.registry import register
 
 _PAPER = "Wang et al., Localizing task information, ICML 2024, section 4.3"
-_PARTLY = {
-    "TALL-masks / Consensus Merging": "masks, consensus and bytes stored are there; the accuracy that "
-    "is retrieved is not measured yet"
-}
 Least = Annotated[int, Field(ge=0)]
 
 
-@register("merge", paper=f"{_PAPER}, over task arithmetic", needs=("base", "experts"), partly=_PARTLY)
+@register(
+    "merge",
+    paper=f"{_PAPER}, over task arithmetic",
+    needs=("base", "experts"),
+    systems=("TALL-masks / Consensus Merging",),
+)
 def consensus(*, least: Least = 2, threshold: Thresholds = 0.4, scale: Scalar = 0.3) -> Chain:
     """Add up task vectors, and drop the entries that fewer than ``least`` tasks use.
 

@@ -17,7 +17,10 @@ from taskloom.registry import register
     "merge",
     paper="Zhang et al., Merging smarter, generalizing better, arXiv 2506.09093",
     needs=("base", "experts"),
-    partly={"LwPTV": "layers are pruned by a saliency of ours: the paper's could not be read"},
+    partly={
+        "LwPTV": "layers are pruned by a saliency of ours: the paper's could not be read; no task out "
+        "of domain was measured"
+    },
 )
 def lwptv(
     *,

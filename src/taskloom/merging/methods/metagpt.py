@@ -14,10 +14,7 @@ from taskloom.registry import register
     "merge",
     paper="Zhou et al., MetaGPT: merging LLMs using model exclusive task arithmetic, EMNLP 2024, eq. 12",
     needs=("base", "experts"),
-    partly={
-        "MetaGPT (model exclusive task arithmetic)": "the closed form is there; the comparison with a "
-        "searched coefficient is a sweep of task_arithmetic that the reader runs"
-    },
+    systems=("MetaGPT (model exclusive task arithmetic)",),
 )
 def metagpt(*, scope: Literal["model", "tensor"] = "model", scale: Scalar = 1.0) -> Chain:
     """Weigh task vectors by their share of the squared norms, and add them up.

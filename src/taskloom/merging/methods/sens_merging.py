@@ -16,10 +16,7 @@ from taskloom.registry import register
     "merge",
     paper="Liu et al., Sens-Merging, Findings of ACL 2025 (arXiv 2502.12420), section 3",
     needs=("base", "experts", "statistic sensitivity"),
-    partly={
-        "Sens-Merging": "the coefficients on task vectors, as a step before any other too; released "
-        "code does not exist, so the formulas are those of the paper as a third party wrote them down"
-    },
+    systems=("Sens-Merging",),
 )
 def sens_merging(*, temperature: Annotated[float, Field(gt=0)] = 1.0, scale: Scalar = 1.0) -> Chain:
     """Add up task vectors, each layer of each weighted by its expert's sensitivity there.
@@ -30,8 +27,9 @@ def sens_merging(*, temperature: Annotated[float, Field(gt=0)] = 1.0, scale: Sca
     tasks (statistic ``sensitivity``, ``taskloom collect sensitivity``).
 
     Equal coefficients make this the sum of task vectors; ``scale`` is that of the host, task
-    arithmetic. There is no released code; whether N belongs in the coefficient depends on the host,
-    and ``scale=1/N`` leaves it out.
+    arithmetic. Before any other host it is the step ``weigh_by_sensitivity``. There is no released code:
+    the formulas are those of the paper as a third party wrote them down. Whether N belongs in the
+    coefficient depends on the host, and ``scale=1/N`` leaves it out.
 
     Parameters
     ----------
