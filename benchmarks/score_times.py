@@ -1,19 +1,23 @@
 """Seconds of every transferability score, next to public implementations, on the same features.
 
     OMP_NUM_THREADS=1 python benchmarks/score_times.py [--examples 5000] [--classes 10 100]
-        [--released FOLDER] [--repeat 3] [--only SCORE ...]
+        [--released FOLDER] [--repeat 3] [--only SCORE ...] [--mapped FOLDER]
 
 Makes features (N, 768), float32, of N examples whose classes are clouds in 64 dimensions, sent through a
 random layer with a rectifier, and calls every score on them. Beside it, where there is one:
 
 - transformer-ranker from PyPI (LogME, shrinkage H-score, 3 nearest neighbours), where it is installed;
 - the authors' released code below ``--released``: LogME/ (thuml/LogME), parc/ (dbolya/parc), SFDA/
-  (TencentARC/SFDA), TransRate/ (Long-Kai/TransRate), each a checkout. Modules of theirs that only load
-  data sets or image models are not needed and are replaced by empty ones.
+  (TencentARC/SFDA), TransRate/ (Long-Kai/TransRate), stable_transfer/ (of google-research: gbc.py), each
+  a checkout. Modules of theirs that only load data sets or image models are not needed and are replaced
+  by empty ones; TensorFlow, which gbc.py calls, by the same operations of numpy.
+
+With --mapped the features lie in a file below the folder, are mapped into memory and not read whole.
 
 Ours and theirs take turns, ``--repeat`` times, and medians are shown; what takes longer than 20 s is run
-once. Seconds are of the processor (all threads of this process, user and system), which other programs
-at work hardly change; run it with one thread.
+once. "Peak" is the most that numpy's arrays held at a time beyond the features while ours ran
+(workspaces inside of LAPACK are not counted). Seconds are of the processor (all threads of this process,
+user and system), which other programs at work hardly change; run it with one thread.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import platform
 import statistics
 import sys
 import time
+import tracemalloc
 import types
 import warnings
 from collections.abc import Callable
@@ -37,6 +42,7 @@ from typing import Any
 import numpy as np
 
 from taskloom.choose import scores
+from taskloom.choose.pca import reduce
 
 WIDTH, LATENT, SOURCES = 768, 64, 20
 LONG = 20.0  # seconds after which nothing is run twice
@@ -77,6 +83,9 @@ def ours(given: dict[str, Any]) -> dict[str, Callable[[], float]]:
         "h_score (regularised)": lambda: scores.h_score(x, y, regularised=True),
         "transrate": lambda: scores.transrate(x, y),
         "gbc": lambda: scores.gbc(x, y),
+        "gbc (released=True, of 64 components)": lambda: scores.gbc(
+            given["components"], y, components=None, released=True
+        ),
         "parc": lambda: scores.parc(x, y),
         "rsa": lambda: scores.rsa(x, y, reference),
         "sfda": lambda: scores.sfda(x, y),
@@ -133,10 +142,34 @@ def released(folder: Path, given: dict[str, Any]) -> dict[str, tuple[str, Callab
         sfda = load(folder / "SFDA/metrics.py", utils=utils)
         found["sfda"] = ("TencentARC/SFDA", lambda: sfda.SFDA_Score(x.astype(float), y))
         found["nleep (full)"] = ("TencentARC/SFDA", lambda: np.log(sfda.NLEEP(x.astype(float), y)))
+    if (folder / "stable_transfer").is_dir():
+        experiment = types.SimpleNamespace(load_or_compute=lambda function: function)
+        gbc = load(
+            folder / "stable_transfer/gbc.py",
+            tensorflow=numpy_as_tensorflow(),
+            stable_transfer=types.ModuleType("stable_transfer"),
+            **{"stable_transfer.transferability": types.SimpleNamespace(transfer_experiment=experiment)},
+        )
+        found["gbc (released=True, of 64 components)"] = (
+            "google-research",
+            lambda: gbc.get_gbc_score(given["components"], y, "spherical"),
+        )
     if (folder / "TransRate").is_dir():
         rate = load(folder / "TransRate/generate_transrate/transrate.py")
         found["transrate"] = ("Long-Kai/TransRate", lambda: transrate(rate, x.astype(float), y))
     return found
+
+
+def numpy_as_tensorflow() -> types.ModuleType:
+    """The operations of TensorFlow that gbc.py calls, by numpy."""
+    module: Any = types.ModuleType("tensorflow")
+    module.math = types.SimpleNamespace(log=np.log, reduce_variance=np.var)
+    module.reduce_sum, module.reduce_mean = np.sum, np.mean
+    module.exp, module.maximum, module.equal = np.exp, np.maximum, np.equal
+    module.where = np.flatnonzero
+    module.gather_nd = lambda rows, at: rows[at]
+    module.unique = lambda values: np.unique(values, return_inverse=True)
+    return module
 
 
 def transrate(module: Any, x: np.ndarray, y: np.ndarray) -> float:
@@ -174,6 +207,16 @@ def timed(call: Callable[[], float]) -> tuple[float, float]:
         return time.process_time() - begun, value
 
 
+def peak(call: Callable[[], float]) -> float:
+    """Most megabytes that numpy's arrays held at a time during a call."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
 def measure(calls: list[Callable[[], float]], repeat: int) -> list[tuple[float, float]]:
     """Median seconds and the value of each, taking turns."""
     seconds: list[list[float]] = [[] for _ in calls]
@@ -196,17 +239,24 @@ def main() -> None:
     parser.add_argument("--only", nargs="+")
     parser.add_argument("--skip", nargs="+", default=[])
     parser.add_argument("--skip-released", nargs="+", default=[])
+    parser.add_argument("--mapped", type=Path)
     words = parser.parse_args()
     libraries = ["numpy", "scipy", "scikit-learn", "torch"]
     said = ", ".join(f"{name} {version(name)}" for name in libraries)
     print(f"{words.examples} examples, {WIDTH} features, float32; {said}; {platform.machine()},")
     print(f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}\n")
-    print("| score | classes | seconds | beside it | its seconds | times ours | value | its value |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| score | classes | seconds | peak MB | beside it | its seconds | times ours | value | its |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for classes in words.classes:
         given = make(words.examples, classes)
+        if words.mapped:
+            words.mapped.mkdir(parents=True, exist_ok=True)
+            np.save(words.mapped / "features.npy", given["features"])
+            given["features"] = np.load(words.mapped / "features.npy", mmap_mode="r")
+        given["components"] = reduce(np.asarray(given["features"], dtype=float), 64)
         mine = ours(given)
-        timed(mine["knn"])  # the first products of a process load libraries
+        few = {**given, **{key: given[key][:500] for key in ("features", "labels")}}
+        timed(ours(few)["knn"])  # the first products of a process load libraries
         others: dict[str, list[tuple[str, Callable[[], float]]]] = {}
         sources = [peers(given)]
         if words.released:
@@ -221,7 +271,7 @@ def main() -> None:
                 continue
             beside = others.get(name, [])
             (own, value), *rest = measure([call, *(each for _, each in beside)], words.repeat)
-            row = [name, str(classes), f"{own:.3g}"]
+            row = [name, str(classes), f"{own:.3g}", f"{peak(call):.0f}"]
             if not rest:
                 print("| " + " | ".join([*row, "", "", "", f"{value:.6f}", ""]) + " |", flush=True)
             for (who, _), (theirs, other) in zip(beside, rest, strict=True):

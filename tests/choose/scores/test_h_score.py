@@ -47,3 +47,20 @@ def test_one_column():
     features, labels = clouds(d=1)
     means = np.array([features[labels == c].mean() for c in labels])
     assert h_score(features, labels) == pytest.approx(means.var() / features.var())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6, 0.0])
+def test_the_inverse_and_the_eigenvectors_agree(scale):
+    """Well conditioned features take the short way, nearly dependent ones the long: one value."""
+    rng = np.random.default_rng(4)
+    features, labels = rng.normal(size=(200, 6)), np.arange(200) % 3
+    features[:, 5] = features[:, 0] + scale * features[:, 5]
+    centred = features - features.mean(0)
+    _, indices, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    short = module._by_inverse(centred, indices, counts)
+    assert (short is None) == (scale < 1e-4)
+    between = np.stack([centred[labels == c].mean(0) for c in labels])
+    rank = 1e-12 if scale == 0 else 1e-15
+    wanted = np.trace(np.linalg.pinv(np.cov(features.T), rcond=rank) @ np.cov(between.T))
+    assert h_score(features, labels) == pytest.approx(wanted, abs=1e-5)
+    assert module._by_inverse(centred[:6], indices[:6], counts) is None
