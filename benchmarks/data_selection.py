@@ -5,6 +5,7 @@
     python benchmarks/data_selection.py speed --peer .venv-peer/bin/python [--texts 20000]
     python benchmarks/data_selection.py million [--texts 1000000]
     python benchmarks/data_selection.py picture                   # docs/img/data_selection.svg
+    python benchmarks/data_selection.py table                     # the tables of data_selection.md
 
 ``curves`` mixes the training texts of nine packaged tasks into one pool. For every target task,
 seed and selector it ranks the pool once with 32 of the target's validation texts, near-duplicates
@@ -27,11 +28,11 @@ import json
 import os
 import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -75,22 +76,19 @@ WARM_STEPS, STEPS = 100, 30
 def curves(minutes: float) -> None:
     """Do what is not done yet, for at most so many minutes."""
     end = time.monotonic() + 60 * minutes
-    results = read()
-    found = results.setdefault("curves", {"cells": [], "chosen": []})
+    found = read().get("curves", {"cells": [], "chosen": []})
     tasks = packaged()
     pool = [(text, name) for name in POOL for text in tasks[name]["train"][:EACH]]
     random.Random(0).shuffle(pool)
     found["pool"] = {name: sum(each == name for _, each in pool) for name in POOL}
     texts = [text for text, _ in pool]
-    for target in TARGETS:
-        for seed in SEEDS:
-            aim = examples(tasks[target]["validation"], seed)
-            for selector in SELECTORS:
-                cell(found, texts, pool, tasks[target]["test"], aim, target, seed, selector, end)
-                write(results)
-                if time.monotonic() > end:
-                    print("not all is done; run it again")
-                    return
+    for selector, target, seed in product(SELECTORS, TARGETS, SEEDS):
+        aim = examples(tasks[target]["validation"], seed)
+        cell(found, texts, pool, tasks[target]["test"], aim, target, seed, selector, end)
+        write("curves", found)
+        if time.monotonic() > end:
+            print("not all is done; run it again")
+            return
     print("all is done")
 
 
@@ -184,45 +182,57 @@ def minilm() -> Path:
 
 # --- speed ---------------------------------------------------------------------------------------
 
-#: what is run in a process of its own: words -> seconds, and how many rows were chosen
+#: goes before what is run in a process of its own: counts seconds, of the processor too, without imports
+COUNTING = """
+import json, resource, time
+def used():
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in both)
+def begin():
+    global at
+    at = time.perf_counter(), used()
+def end():
+    seconds, processor = time.perf_counter() - at[0], used() - at[1]
+    print(json.dumps({'seconds': round(seconds, 2), 'processor': round(processor, 2)}))
+"""
 PEERS = {
     "data-selection (DSIR)": """
-import sys, time, json, tempfile
+import sys, json, tempfile
 from data_selection import HashedNgramDSIR
 pool, target, k = sys.argv[1], sys.argv[2], int(sys.argv[3])
 with tempfile.TemporaryDirectory() as folder:
-    began = time.perf_counter()
+    begin()
     rule = HashedNgramDSIR([pool], [target], folder + '/cache', num_proc=1, min_example_length=0)
     rule.fit_importance_estimator(num_tokens_to_fit='all')
     rule.compute_importance_weights()
     rule.resample(out_dir=folder + '/out', num_to_sample=k, cache_dir=folder + '/more')
-    print(json.dumps({'seconds': time.perf_counter() - began}))
+    end()
 """,
     "zip-fit (lz4)": """
-import sys, time, json, tempfile
+import sys, json, tempfile
 import zip_fit.zipfit as module
 module.cpu_count = lambda: 1
 pool, target, k = sys.argv[1], sys.argv[2], int(sys.argv[3])
 with tempfile.TemporaryDirectory() as folder:
-    began = time.perf_counter()
+    begin()
     kind = {'compression_algorithm': 'lz4', 'compress_level': 0}
     rule = module.ZIPFIT(pool, target, k=k, output_file=folder + '/out.jsonl', **kind)
     rule.run()
-    print(json.dumps({'seconds': time.perf_counter() - began}))
+    end()
 """,
 }
 PEERS["zip-fit (gzip 9)"] = (
     PEERS["zip-fit (lz4)"].replace("'lz4'", "'gzip'").replace("level': 0", "level': 9")
 )
 OURS = """
-import sys, time, json, tempfile
+import sys, json, tempfile
 from taskloom import select_data
 pool, target, k, method, options = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
 with tempfile.TemporaryDirectory() as folder:
-    began = time.perf_counter()
+    begin()
     more = {'method': method, 'options': json.loads(options), 'output': folder + '/out.jsonl'}
     select_data(pool, target, k=k, **more)
-    print(json.dumps({'seconds': time.perf_counter() - began}))
+    end()
 """
 
 
@@ -242,56 +252,50 @@ def speed(peer: str | None, count: int, repeat: int) -> None:
         pool, target = jsonl(folder, "pool", texts), jsonl(folder, "target", aim)
         for _ in range(repeat):
             for name, (program, flag, code, *more) in jobs.items():
-                words = [program, flag, code, pool, target, str(count // 10), *more]
+                words = [program, flag, COUNTING + code, pool, target, str(count // 10), *more]
                 cost = timed(words)
                 if cost is not None:
                     taken[name].append(cost)
                     print(name, cost, flush=True)
-    results = read()
-    results["speed"] = {
+    told = {
         "texts": count,
         "target": len(aim),
         "characters": round(mean(map(len, texts)), 1),
         "where": where(),
-        "taken": {name: costs for name, costs in taken.items() if costs},
     }
-    write(results)
+    write("speed", {**told, "taken": {name: costs for name, costs in taken.items() if costs}})
 
 
 def timed(words: list[str]) -> dict[str, float] | None:
-    """Run a program that prints its seconds; return those, of the processor too, and its peak memory."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    out, err = process.communicate()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if process.returncode:
-        print("failed:", err.strip().splitlines()[-1:], file=sys.stderr)
+    """Run a program that prints what it took, and return that."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print("failed:", done.stderr.strip().splitlines()[-1:], file=sys.stderr)
         return None
-    lines = [line for line in out.splitlines() if line.startswith("{")]
-    seconds = json.loads(lines[-1])["seconds"]
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": round(seconds, 2), "processor": round(used, 2)}
+    taken: dict[str, float] = json.loads([x for x in done.stdout.splitlines() if x.startswith("{")][-1])
+    return taken
 
 
 # --- a million -----------------------------------------------------------------------------------
 
 
-def million(count: int) -> None:
+def million(count: int, methods: list[str]) -> None:
     """Run the command line on many short texts; keep seconds and peak memory."""
-    results = read()
-    found = results.setdefault("million", {})
+    from taskloom.store.cache import cache_root
+
     aim = examples(some_texts(2000), 0)[:4]
     with tempfile.TemporaryDirectory() as folder:
         target = jsonl(folder, "target", aim)
-        for n in (count // 10, count):
-            pool = jsonl(folder, "pool", some_texts(n))
-            size = os.path.getsize(pool) / 1e6
-            for method in ("dsir", "zip_fit"):
-                cost = watched(pool, target, method, f"{folder}/{method}-{n}.jsonl", n // 100)
-                told = {"megabytes of text": round(size, 1), "target": len(aim), "chosen": n // 100}
-                found[f"{method} of {n}"] = {**told, **cost, "where": where()}
-                print(method, n, found[f"{method} of {n}"], flush=True)
-                write(results)
+        pool = cache_root() / "benchmarks" / f"short-{count}.jsonl"
+        if not pool.is_file():
+            jsonl(str(pool.parent), pool.stem, some_texts(count))
+        size = os.path.getsize(pool) / 1e6
+        for method in methods:
+            cost = watched(str(pool), target, method, f"{folder}/{method}.jsonl", count // 100)
+            told = {"megabytes of text": round(size, 1), "target": len(aim), "chosen": count // 100}
+            found = {**told, **cost, "where": where()}
+            print(method, count, found, flush=True)
+            write("million", {**read().get("million", {}), f"{method} of {count}": found})
 
 
 def watched(pool: str, target: str, method: str, output: str, k: int) -> dict[str, float]:
@@ -347,11 +351,11 @@ def read() -> dict[str, Any]:
     return {}
 
 
-def write(results: dict[str, Any]) -> None:
-    """Keep what is known."""
+def write(section: str, found: dict[str, Any]) -> None:
+    """Keep what is known of one section beside the others."""
     from taskloom.store.atomic import write_json
 
-    write_json(RESULTS, results)
+    write_json(RESULTS, {**read(), section: found})
 
 
 def picture() -> None:
@@ -420,13 +424,42 @@ def picture() -> None:
     print(PICTURE)
 
 
+def table() -> None:
+    """Print the tables of what is known."""
+    results = read()
+    cells = results.get("curves", {"cells": [], "chosen": []})
+    print("| selector | seeds |" + "".join(f" loss, n = {n} |" for n in SIZES), end="")
+    print(f" target's own among the first {SIZES[0]} | of all {SIZES[-1]} | CPU seconds |")
+    print("|" + " --- |" * (len(SIZES) + 5))
+    for selector in SELECTORS:
+        chosen = [each for each in cells["chosen"] if each["selector"] == selector]
+        losses = [
+            mean(e["loss"] for e in cells["cells"] if (e["selector"], e["n"]) == (selector, n))
+            for n in SIZES
+            if chosen
+        ]
+        if chosen:
+            shares = [mean(each["share"][str(n)] for each in chosen) for n in (SIZES[0], SIZES[-1])]
+            numbers = [f"{loss:.3f}" for loss in losses] + [f"{share:.0%}" for share in shares]
+            taken = mean(each["seconds"] for each in chosen)
+            print(f"| `{selector}` | {len(chosen)} | " + " | ".join(numbers) + f" | {taken:.1f} |")
+    start = [each["loss"] for each in cells["cells"] if each["n"] == 0]
+    print(f"\nbefore: {mean(start):.3f}; pool {cells.get('pool')}\n" if start else "")
+    for name, costs in results.get("speed", {}).get("taken", {}).items():
+        print(f"| {name} | {min(cost['processor'] for cost in costs):.2f} |")
+    for name, cost in results.get("million", {}).items():
+        numbers = [cost["seconds"], cost["processor"], cost["peak megabytes"]]
+        print(f"| {name} | " + " | ".join(map(str, numbers)) + " |")
+
+
 def main() -> None:
     """Read the words and do one thing."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("what", choices=["curves", "speed", "million", "picture"])
+    parser.add_argument("what", choices=["curves", "speed", "million", "picture", "table"])
     parser.add_argument("--minutes", type=float, default=7)
     parser.add_argument("--peer", help="Python that has data-selection and zip-fit")
     parser.add_argument("--texts", type=int)
+    parser.add_argument("--method", action="append", help="of million; both without")
     parser.add_argument("--repeat", type=int, default=3)
     asked = parser.parse_args()
     if asked.what == "curves":
@@ -434,7 +467,9 @@ def main() -> None:
     elif asked.what == "speed":
         speed(asked.peer, asked.texts or 20_000, asked.repeat)
     elif asked.what == "million":
-        million(asked.texts or 1_000_000)
+        million(asked.texts or 1_000_000, asked.method or ["dsir", "zip_fit"])
+    elif asked.what == "table":
+        table()
     else:
         picture()
 

@@ -49,6 +49,23 @@ def test_neither_workers_nor_chunks_change_anything(method, monkeypatch):
         np.testing.assert_allclose(again.scores, alone.scores, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet", ""])
+def test_processes_share_a_pool_on_disk(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(data_files, "CHUNK", 8)
+    rows, path = [{"text": text} for text in pool(40)[0]], tmp_path / f"pool{kind}"
+    if kind == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == ".csv":
+        path.write_text("text\n" + "".join(f"{row['text']}\n" for row in rows))
+    elif kind == ".parquet":
+        arrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), path)
+    else:
+        pytest.importorskip("datasets").Dataset.from_list(rows).save_to_disk(str(path))
+    alone = taskloom.select_data(rows, SPORT, k=9)
+    assert taskloom.select_data(path, SPORT, k=9, workers=2).rows == alone.rows
+
+
 def test_equal_texts_are_chosen_once_unless_kept():
     rows = ["how far is it", "buy now", "how far is it", "how far is it"]
     once = taskloom.select_data(rows, ["how far"], method="zip_fit", k=2)

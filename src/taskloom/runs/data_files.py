@@ -353,7 +353,8 @@ class Parquet:
 
     def chunks(self, column: str, part: int = 0, parts: int = 1) -> Iterator[tuple[int, list[str]]]:
         """See `Table.chunks`."""
-        batches = self._pq.ParquetFile(self.path).iter_batches(batch_size=CHUNK, columns=[column])
+        opened = self._pq.ParquetFile(self.path)  # one of its own, as processes may share the table
+        batches = opened.iter_batches(batch_size=CHUNK, columns=[column], use_threads=False)
         rows = (value for batch in batches for value in batch.column(0).to_pylist())
         yield from _dealt(rows, lambda v, n: _text(v, self.name, n, column), part, parts)
 
