@@ -107,3 +107,23 @@ def test_two_runs_do_not_share_a_folder(world, paced, tmp_path):
         pytest.raises(OutputError, match="another run is writing"),
     ):
         run(world, tmp_path / "out", 5, paced())
+
+
+def test_what_is_dearest_is_left_out_first(world, paced, tmp_path):
+    """A fine-tune is dear, merges are not: the time there is goes to the many that are cheap."""
+    found = taskloom.auto(
+        world.tasks["two"],
+        world.base,
+        world.experts,
+        minutes=2.2,
+        output=tmp_path / "out",
+        limits=LIMITS,
+        methods=["task_arithmetic", "fine-tune"],
+        clock=paced(),
+    )
+    tried = {row.name for row in found.rows if row.last is not None}
+    assert {row.name for row in found.rows if row.kind != "fine-tune"} - tried <= {
+        "fine-tune of best expert"
+    }
+    assert found.row("fine-tune of best expert").why == "no time to try it"
+    assert "fine-tune" in found.verdict.absent

@@ -89,14 +89,16 @@ class Climb:
             would do.
         """
         planned = self.purse.choose(["plan", [m.name for m in self.members]], self._plan)
-        admitted = int(planned["admitted"])
-        if admitted < min(2, len(self.members)):
+        admitted = set(planned["admitted"])
+        if len(admitted) < min(2, len(self.members)):
             raise self.purse.too_small(self._needed(self.members[:2]))
-        rungs = ladder(admitted, int(planned["halvings"]), eta=self.eta, most=float(planned["most"]))
+        rungs = ladder(
+            len(admitted), int(planned["halvings"]), eta=self.eta, most=float(planned["most"])
+        )
         tried = [Tried(member) for member in self.members]
-        for each in tried[admitted:]:
-            each.dropped = "no time to try it"
-        alive = tried[:admitted]
+        alive = [each for each in tried if each.member.name in admitted]
+        for each in tried:
+            each.dropped = "" if each in alive else "no time to try it"
         reached = 0
         for rung in rungs:
             alive = self._step(rung, alive)
@@ -118,7 +120,7 @@ class Climb:
         """Choose the fewest halvings that the time allows.
 
         If the most are too dear, the climb ends on a third of the examples, and so on; if even the
-        smallest share is too dear for all members, there are fewer.
+        smallest share is too dear for all members, the dearest are left out, of equals the last.
         """
         least, members = self.bench.ground.least, list(self.members)
         while len(members) >= min(2, len(self.members)):
@@ -128,10 +130,12 @@ class Climb:
                 for halvings in range(most_halvings(len(members), least / most, eta=self.eta) + 1):
                     rungs = ladder(len(members), halvings, eta=self.eta, most=most)
                     if self._price(members, rungs) <= room:
-                        return {"admitted": len(members), "halvings": halvings, "most": most}
+                        names = [member.name for member in members]
+                        return {"admitted": names, "halvings": halvings, "most": most}
                 most /= self.eta
-            members.pop()
-        return {"admitted": 0, "halvings": 0, "most": 0.0}
+            prices = [self.costs.predict(m, self.costs.size(m, least)) for m in members[1:]]
+            members.pop(1 + max(range(len(prices)), key=lambda place: (prices[place], place)))
+        return {"admitted": [], "halvings": 0, "most": 0.0}
 
     def _price(self, members: Sequence[Member], rungs: Sequence[Rung]) -> float:
         """Return what rungs will take, if those that go on are as dear as the mean."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,9 @@ from taskloom.runs.trying import Merges, write_recipe
 from taskloom.store.cache import canonical_digest
 from taskloom.store.open import open_checkpoint
 from taskloom.store.pool import Expert, Pool
+
+#: examples of a step of a fine-tune
+TUNING_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def _remembered(
     return fitted, 0.0 if now else float(known["seconds"])
 
 
-def by_tuning(name: str, title: str, start: Expert | None, steps: int) -> Make:
+def by_tuning(name: str, title: str, start: Expert | None) -> Make:
     """Return what fine-tunes the base, or an expert, on what is seen.
 
     The head is fitted on the start's features and stays as it is, as everywhere in this library.
@@ -131,8 +135,10 @@ def by_tuning(name: str, title: str, start: Expert | None, steps: int) -> Make:
     def make(lot: Lot) -> Made:
         bench = lot.bench
         examples, data = bench.ground.examples, bench.ground.data
-        options = TrainOptions.parse({"batch_size": 32, "seed": bench.ground.seed, **bench.tune})
-        wanted = options.steps or steps
+        options = TrainOptions.parse(
+            {"batch_size": TUNING_BATCH, "seed": bench.ground.seed, **bench.tune}
+        )
+        wanted = options.steps or tuning_steps(len(lot.learns))
         options = options.model_copy(update={"steps": shared(wanted, lot.share)})
         begun = bench.desk.base if start is None else _single(start)
         head = lot.head(begun)
@@ -149,6 +155,15 @@ def by_tuning(name: str, title: str, start: Expert | None, steps: int) -> Make:
         return Made(candidate, head, said, trained.seconds if trained.cached else 0.0, trained.key)
 
     return make
+
+
+def tuning_steps(seen: int) -> int:
+    """Return the steps of a fine-tune: five passes in batches of 32, but 30 at least and 60 at most.
+
+    >>> tuning_steps(20), tuning_steps(300), tuning_steps(1000)
+    (30, 47, 60)
+    """
+    return min(60, max(30, math.ceil(5 * seen / TUNING_BATCH)))
 
 
 def shared(count: int, share: float) -> int:
@@ -179,4 +194,4 @@ def _directory(lot: Lot, expert: Expert) -> Path:
     return folder
 
 
-__all__ = ["Made", "Make", "as_it_is", "by_fitting", "by_merging", "by_tuning", "shared"]
+__all__ = ["Made", "Make", "as_it_is", "by_fitting", "by_merging", "by_tuning", "shared", "tuning_steps"]

@@ -9,7 +9,15 @@ from typing import Any, Literal
 from taskloom import registry
 from taskloom.errors import PlanError, UnknownName
 from taskloom.merging.recipe import Recipe
-from taskloom.runs.auto.making import Make, as_it_is, by_fitting, by_merging, by_tuning
+from taskloom.runs.auto.making import (
+    TUNING_BATCH,
+    Make,
+    as_it_is,
+    by_fitting,
+    by_merging,
+    by_tuning,
+    tuning_steps,
+)
 from taskloom.runs.candidates import singles
 from taskloom.runs.claims.suitable import Experts, Have, data_needed, fits, keeps_parts
 from taskloom.runs.judging import Kind
@@ -74,8 +82,6 @@ FITS: tuple[FitSpec, ...] = (
     FitSpec("greedy_soup", {}, "evaluations", 0),
     FitSpec("lorahub", {"evaluations": 40}, "evaluations", 0),
 )
-#: steps of a fine-tune on all examples, and what one runs
-TUNING_STEPS, TUNING_BATCH = 60, 32
 _NEEDED: dict[str, Have] = {"labels": "labels", "unlabeled": "unlabeled"}
 _ORDER: tuple[Have, ...] = ("nothing", "unlabeled", "labels")
 
@@ -175,7 +181,7 @@ def check_names(pool: Pool) -> None:
 
 
 def portfolio(pool: Pool, ranked: Sequence[str], wishes: Wishes) -> list[Member]:
-    """Return what is tried, in the order in which it is tried, and in which the end is left out first.
+    """Return what is tried, in order.
 
     Base, the experts that are ranked first, the average, fine-tunes, merges in their measured order,
     fits; with more experts than `TOP` also merges of the first few. Of these what the data allows.
@@ -240,11 +246,11 @@ def _tunings(pool: Pool, top: Sequence[str], wishes: Wishes) -> list[Member]:
         return []
 
     def work(share: float, seen: int) -> float:
-        return TUNING_STEPS * share * TUNING_BATCH * BACKWARD + seen
+        return tuning_steps(seen) * share * min(TUNING_BATCH, seen) * BACKWARD + seen
 
     def member(name: str, kind: Kind, title: str, start: str | None) -> Member:
         expert = None if start is None else pool.expert(start)
-        make = by_tuning(name, title, expert, TUNING_STEPS)
+        make = by_tuning(name, title, expert)
         return Member(name, kind, title, TUNED, make, learns=True, work=work)
 
     found = [member(TUNED, "fine-tune", "Base fine-tuned on the target", None)]
@@ -270,7 +276,8 @@ def _fittings(pool: Pool, few: Pool, wishes: Wishes) -> list[Member]:
         title = f"{_words(spec.method)} of {', '.join(over.names)}, fitted to the target"
 
         def work(share: float, seen: int, each: FitSpec = spec, given: Options = options) -> float:
-            return float(given.get(each.counted, 60)) * share * (each.per_step or seen)
+            one = min(each.per_step, BACKWARD * seen) if each.per_step else seen
+            return float(given.get(each.counted, 60)) * share * one
 
         name = f"fit {spec.method}"
         make = by_fitting(name, title, over, spec.method, options, spec.counted)
