@@ -13,8 +13,9 @@ peak memory above the imports, what was written, and how far the results are fro
 - "full models first": every adapter is applied to the base and written as a full model, and these are
   merged.
 
-Seconds are of the call, in a process that has imported the package and merged nothing; "whole process"
-has the imports as well. Digests of inputs are left out (``digests="output"``) on all routes.
+Seconds, of the clock and of the processors (all threads), are of the call, in a process that has
+imported the package and merged nothing; "whole process" has the imports as well. Digests of inputs
+are left out (``digests="output"``) on all routes.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def merge(route: str, folder: Path, experts: int, rank: int, recipe: str) -> Non
 
     sources = [folder / f"expert-{number}" for number in range(experts)]
     before = peak()
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.process_time()
     if route in ("dense", FIRST):
         if route == FIRST:
             sources = [materialise(folder, source) for source in sources]
@@ -105,9 +106,12 @@ def merge(route: str, folder: Path, experts: int, rank: int, recipe: str) -> Non
             folder / "base", sources, recipe, folder / route, rank=target, overwrite=True
         )
         written, error = made.adapter_bytes, made.error
-    seconds = time.perf_counter() - begun
-    memory = peak() - before
-    print(json.dumps({"seconds": seconds, "memory": memory, "written": written, "error": error}))
+    taken = {
+        "seconds": time.perf_counter() - begun,
+        "processor": time.process_time() - worked,
+        "memory": peak() - before,
+    }
+    print(json.dumps({**taken, "written": written, "error": error}))
 
 
 def materialise(folder: Path, adapter: Path) -> Path:
@@ -179,16 +183,17 @@ def main() -> None:
         }
         dense = middle.get("dense", middle[routes[0]])
         print(
-            "| route | seconds | dense / this | whole process (s) | peak memory above imports (MB) "
-            "| dense / this "
+            "| route | seconds | dense / this | processor (s) | dense / this | whole process (s) "
+            "| peak memory above imports (MB) | dense / this "
             "| written (MB) | largest difference | relative difference |"
         )
-        print("|---|---|---|---|---|---|---|---|---|")
+        print("|---|---|---|---|---|---|---|---|---|---|---|")
         for route, got in middle.items():
             compared = route != "dense" and "dense" in routes
             largest, relative = difference(folder, route) if compared else (0.0, 0.0)
             print(
                 f"| {route} | {got['seconds']:.2f} | {dense['seconds'] / got['seconds']:.1f} "
+                f"| {got['processor']:.2f} | {dense['processor'] / got['processor']:.1f} "
                 f"| {got['whole']:.2f} | {got['memory'] / 1e6:.0f} "
                 f"| {dense['memory'] / max(got['memory'], 1):.1f} "
                 f"| {got['written'] / 1e6:.0f} | {largest:.1e} | {relative:.1e} |"
