@@ -54,7 +54,10 @@ def bench(
         output.print_json(found)
         return
     for plan, standings in found.items():
-        _tell(plan, standings)
+        if standings:
+            _tell(plan, standings)
+        else:
+            click.echo(f"{plan}: estimates are measured; without a matrix there is no leaderboard yet")
 
 
 def _render(results: Path, as_json: bool) -> None:

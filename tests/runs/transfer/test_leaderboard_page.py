@@ -103,6 +103,12 @@ def test_estimates_of_something_else_stop_the_page(results):
         read_all(results)
 
 
+def test_bench_without_a_matrix_says_that_there_is_no_board_yet(monkeypatch, capsys):
+    monkeypatch.setattr("taskloom.runs.transfer.api.board", lambda *_, **__: [])
+    assert invoke(["--quiet", "bench", "estimators", "--measure"]) == 0
+    assert "text: estimates are measured; without a matrix" in capsys.readouterr().out
+
+
 def test_bench_prints_the_board_renders_and_says_what_is_missing(results, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert output_of(type("P", (), {"name": "x"})()).name == "transfer_x.json"

@@ -23,6 +23,7 @@ from taskloom.runs.transfer.matrix import grid_of
 from taskloom.runs.transfer.plan import load_transfer_plan
 from taskloom.runs.transfer.run import transfer
 from taskloom.runs.transfer.source import source_expert
+from taskloom.runs.transfer.target import without_dead
 from taskloom.store.cache import cache_root
 from taskloom.store.open import open_checkpoint
 
@@ -85,6 +86,22 @@ def test_a_zero_shot_cell_is_a_head_on_frozen_features_of_the_source(grid):
     right = head.predict(encoder.features(test.inputs)) == test.labels
     row = grid.matrix.by_place()["zero_shot", "digits_mod3", "digits_ten", 0]
     assert row.test == pytest.approx(right.mean(), abs=0.021)  # one example, where features round
+
+
+def test_a_feature_that_hardly_varies_gets_no_weight_that_fine_tuning_could_move():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 60)
+    features = random.normal(size=(60, 4)).astype(np.float32)
+    features[:, 2] = 0.5 + 7e-8 * labels  # tells the classes apart, in the last bits
+    names = ("no", "yes")
+    loud = fit_head(features, labels, names, task="t")
+    quiet = fit_head(without_dead(features), labels, names, task="t")
+    assert np.abs(loud.weight).max() > 1e4
+    assert np.abs(quiet.weight).max() < 10
+    assert np.abs(quiet.weight[:, 2]).max() < 1e-6
+    kept = [0, 1, 3]
+    assert (without_dead(features)[:, kept] == features[:, kept]).all()
+    assert without_dead(features).dtype == features.dtype
 
 
 def test_a_merge_is_the_recipe_on_the_source_and_the_targets_own_expert(grid):

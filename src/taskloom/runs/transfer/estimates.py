@@ -33,7 +33,7 @@ class Estimate(Strict):
     failed
         Source -> why there is none.
     seconds
-        Of all sources together; running them on the target's examples is not in it.
+        Of processors, for all sources together; running them on the target's examples is not in it.
     """
 
     estimator: str
@@ -52,7 +52,9 @@ class Estimate(Strict):
     def line(self) -> str:
         """Return the row as one line of JSON."""
         content = self.model_dump(mode="json", exclude_defaults=True)
-        content["values"] = {name: float(f"{value:.8g}") for name, value in self.values.items()}
+        for key in ("values", "pivots"):
+            if key in content:
+                content[key] = {name: float(f"{value:.8g}") for name, value in content[key].items()}
         return json.dumps(content, ensure_ascii=False)
 
 
@@ -64,7 +66,7 @@ class Looked(Strict):
     data, experts
         Digests, as in the matrix.
     run_seconds
-        Target -> seconds of running one source on its labelled examples.
+        Target -> seconds of processors of running one source on its labelled examples.
     """
 
     data: dict[str, str] = Field({})

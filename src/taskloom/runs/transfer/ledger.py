@@ -35,11 +35,12 @@ class Cell(Strict):
     test, n_test
         Accuracy on the target's test examples, and how many there are.
     validation
-        On its validation examples, of the weights that were kept; None where nothing chose.
+        On its validation examples, of the weights that were kept.
     steps
         Optimiser steps of the fine-tuning.
     seconds
-        Of this cell: head, training and scoring; what cells share is not in it.
+        Of processors, for training and scoring; what the cells of a source and target share is not in
+        it: their data and the head.
     failed
         Why there is no number, in one sentence.
     """

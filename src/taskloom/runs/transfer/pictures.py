@@ -36,7 +36,7 @@ def heatmap(grid: Grid, title: str) -> str:
     y = {"field": "source", "type": "nominal", "sort": order,
          "axis": axis(None, labelLimit=220, domain=False, ticks=False)}  # fmt: skip
     shades = [colour("heat-low"), colour("heat-mid"), colour("heat-high")]
-    scale = {"domain": [-limit, 0, limit], "clamp": True, "range": shades}
+    scale = {"domain": [-limit, 0, limit], "clamp": True, "range": shades, "interpolate": "rgb"}
     color = {"field": "gain", "type": "quantitative", "legend": None, "scale": scale}
     spec: Spec = {
         "data": {"values": rows},

@@ -235,7 +235,7 @@ def _board(one: Measured) -> str:
     seconds = [value for looked in one.estimates.seeds.values() for value in looked.run_seconds.values()]
     if seconds:
         text += f"Running one source on a target's labelled examples took {min(seconds):.1f} to "
-        text += f"{max(seconds):.1f} seconds, which is not in the seconds above.\n\n"
+        text += f"{max(seconds):.1f} seconds of a processor, which are not in the seconds above.\n\n"
     return text
 
 
@@ -337,9 +337,10 @@ def _how() -> str:
   *description_embedding* that of the base's embeddings of them.
 - **Predictors** (`mean_gain`, `taskshop`, `ridge_gain`) know the gains on all other targets, and not the
   target's own: one target is left out at a time.
-- **Seconds** are those of one target's sources together, without running models on examples and without
-  training: `taskemb` and the likenesses of weights need the target's own fine-tune first, which costs as
-  much as a cell of the matrix.
+- **Seconds** are of processors, for one target's sources together, without reading data, running models
+  on examples or training: `taskemb` and the likenesses of weights need the target's own fine-tune first,
+  which costs as much as a cell of the matrix. `fute` takes the Fisher information that `task2vec`
+  collected.
 
 Score an estimator of your own from the two files, in seconds: `taskloom bench estimators --values
 FILE`, with a JSON of `{"target": {"source": value}}`.

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from taskloom.evaluation.data import TaskData
@@ -102,9 +105,9 @@ class Target:
         if start.name not in self.heads:
             candidate = candidate_of(self.reader, start)
             features = self.reader.read([candidate], [self.data], "train")[candidate.name, self.name]
-            labels = self.data.train.labels
+            labels, steady = self.data.train.labels, without_dead(features)
             self.heads[start.name] = head_for(
-                self.reader.workspace, self.data.task, features, labels, seed=self.seed
+                self.reader.workspace, self.data.task, steady, labels, seed=self.seed
             )
         return self.heads[start.name]
 
@@ -115,6 +118,28 @@ class Target:
     def validation(self, weights: Weights, head: Head) -> float:
         """Return the accuracy of weights under a head on the validation examples."""
         return self.exam.validation(weights, head)
+
+
+#: a feature that varies less than so much of what the middle one does counts as constant
+DEAD = 1e-3
+
+
+def without_dead(features: NDArray[Any]) -> NDArray[Any]:
+    """Return features (N, D) in which those that hardly vary are constant, so that a head ignores them.
+
+    A head standardises features, so one that varies by 1e-7 gets a weight of the order of 1e5, which
+    does no harm as long as nothing moves; fine-tuning moves it, and the logits with it beyond all
+    bounds. The sentence encoder of the text suite has three such features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> without_dead(np.array([[1.0, 3.0, 5e-8], [2.0, 5.0, 7e-8]])).tolist()
+    [[1.0, 3.0, 0.0], [2.0, 5.0, 0.0]]
+    """
+    spread = features.astype(np.float64).std(0)
+    dead = spread <= DEAD * np.median(spread)
+    return np.where(dead, np.zeros((), dtype=features.dtype), features)
 
 
 @lru_cache(maxsize=16)
