@@ -175,7 +175,6 @@ def run_named(base, experts, names, composed, **options):
     [
         chain(scale(0.5), beside(scale(2.0)), total()),  # rows beside rows
         chain(beside(total()), tall_masks(0.4)),  # parts are left
-        chain(elect_largest(), take("e1")),
         chain(keep(0.5, "row"), fuse(1.0)),  # rows and blocks need not meet
         chain(drop_by_rank(0.5, 0.1), exclusive_blocks(1, 3), total()),
         chain(beside(total()), total()),
