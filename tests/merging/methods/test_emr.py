@@ -76,7 +76,7 @@ def test_task_vectors_of_zero_give_the_base():
 
 
 def test_a_task_that_is_not_in_the_pool():
-    with pytest.raises(PlanError, match="no part for the task 'twoo': did you mean 'two'"):
+    with pytest.raises(PlanError, match="there is no expert 'twoo': did you mean 'two'"):
         of("twoo")
 
 

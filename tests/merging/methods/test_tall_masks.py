@@ -80,7 +80,7 @@ def test_thresholds_of_other_experts_are_refused_before_reading():
 
 
 def test_a_task_that_is_not_in_the_pool():
-    with pytest.raises(PlanError, match="no part for the task 'on': did you mean 'one'"):
+    with pytest.raises(PlanError, match="there is no expert 'on': did you mean 'one'"):
         of("on")
 
 

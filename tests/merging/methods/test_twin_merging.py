@@ -155,7 +155,7 @@ def test_slices_of_a_product_have_the_bytes_of_the_whole():
 
 def test_a_task_that_is_not_in_the_pool():
     for share in (0.5, 1.0):
-        with pytest.raises(PlanError, match="no part for the task 'twoo': did you mean 'two'"):
+        with pytest.raises(PlanError, match="there is no expert 'twoo': did you mean 'two'"):
             of("twoo", share=share)
 
 
