@@ -127,3 +127,25 @@ def test_what_is_dearest_is_left_out_first(world, paced, tmp_path):
     }
     assert found.row("fine-tune of best expert").why == "no time to try it"
     assert "fine-tune" in found.verdict.absent
+
+
+def test_time_that_a_careful_plan_leaves_is_used(world, paced, tmp_path, monkeypatch):
+    """A plan that admits two members, on a ninth: the others join, and the best go on."""
+    from taskloom.runs.auto import climb
+
+    def careful(self):
+        names = [member.name for member in self.members[:2]]
+        return {"admitted": names, "halvings": 0, "most": 1 / 9}
+
+    monkeypatch.setattr(climb.Climb, "_plan", careful)
+    found = run(world, tmp_path / "out", 10, paced())
+    assert all(row.points for row in found.rows)
+    counts = [
+        sum(any(p.rung == rung.number for p in row.points) for row in found.rows) for rung in found.rungs
+    ]
+    assert counts == [rung.count for rung in found.rungs]
+    assert [rung.share for rung in found.rungs] == pytest.approx([1 / 9, 1 / 3, 1])
+    assert counts[1:] == [len(found.rows) // 3, max(1, len(found.rows) // 9)]
+    assert found.seconds <= 600
+    again = run(world, tmp_path / "out", 10, paced())
+    assert told(again) == told(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -109,6 +109,9 @@ class Climb:
                 alive = self._survivors(rungs, rung.number, alive)
                 if not alive:
                     break
+        if reached == len(rungs):
+            rungs = self._go_on(rungs, tried)
+            reached = len(rungs)
         ordered = sorted((t for t in tried if t.trials), key=lambda t: t.place, reverse=True)
         for each in ordered[1:]:
             each.dropped = each.dropped or f"{ordered[0].member.name} did as well or better"
@@ -158,23 +161,50 @@ class Climb:
         tried = sum(self.costs.predict(m, self.costs.size(m, least)) for m in members)
         return (self.purse.spent + tried + self._reserve(members, least)) / (1 - SHARE)
 
-    def _step(self, rung: Rung, alive: Sequence[Tried]) -> list[Tried]:
-        """Try everybody on a rung, as long as there is time; return who was."""
+    def _go_on(self, rungs: tuple[Rung, ...], tried: Sequence[Tried]) -> tuple[Rung, ...]:
+        """Use the time that is left when the plan was too careful; return the rungs there were.
+
+        Prices that were only guessed are known by now. Who was left out joins the last rung, the
+        cheapest first; then the best third goes on to three times the examples, and so on.
+        """
+        while True:
+            rung = rungs[-1]
+            late = [t for t in tried if not t.trials and not t.dropped.startswith("failed")]
+            sizes = {t.member.name: self.costs.size(t.member, rung.share) for t in late}
+            late.sort(key=lambda t: self.costs.predict(t.member, sizes[t.member.name]))
+            for each in self._step(rung, late, late=True):
+                each.dropped = ""
+            alive = [t for t in tried if t.trials and t.trials[-1].rung == rung.number]
+            rungs = (*rungs[:-1], replace(rung, count=len(alive)))
+            share = rung.share * self.eta
+            if share > 1 + 1e-9:
+                return rungs
+            higher = Rung(rung.number + 1, min(share, 1.0), max(1, len(alive) // self.eta))
+            going = self._survivors((*rungs, higher), rung.number, alive)
+            if not self._step(higher, going):
+                return rungs
+            rungs = (*rungs, higher)
+
+    def _step(self, rung: Rung, alive: Sequence[Tried], *, late: bool = False) -> list[Tried]:
+        """Try everybody on a rung, as long as there is time; return who was.
+
+        What learns comes last, being the dearest; who is ``late`` comes in the order given.
+        """
         done = []
         sittings = self.bench.ground.sittings(rung.share)
         label = f"rung {rung.number + 1}: {100 * rung.share:.0f} % of the examples"
-        ordered = sorted(alive, key=lambda t: t.member.learns)  # what learns is the dearest
+        ordered = alive if late else sorted(alive, key=lambda t: t.member.learns)
         for number, each in enumerate(ordered):
             member = each.member
             before = each.trials[-1].share if each.trials else 0.0
             size = self.costs.size(member, rung.share, before)
             thought = self.costs.predict(member, size)
             begun = self.purse.choose(
-                ["begin", rung.number, member.name],
+                ["late" if late else "begin", rung.number, member.name],
                 partial(self._may, thought, alive, member, rung.share),
             )
             if not begun:
-                each.dropped = f"no time for rung {rung.number + 1}"
+                each.dropped = "no time to try it" if late else f"no time for rung {rung.number + 1}"
                 continue
             step = self.purse.pay(
                 ["try", rung.share, member.name, member.title],

@@ -7,11 +7,14 @@
 
   const fitted = (spec) => {
     const copy = structuredClone(spec);
-    const axis = copy.encoding.y && copy.encoding.y.axis;
-    if (phone.matches && axis && axis.labelLimit) axis.labelLimit = Math.min(axis.labelLimit, 128);
-    for (const channel of ["color", "shape"]) {
-      const legend = phone.matches && copy.encoding[channel] && copy.encoding[channel].legend;
-      if (legend) legend.columns = 1;
+    for (const part of [copy, ...(copy.layer || [])]) {
+      const encoding = part.encoding || {};
+      const axis = encoding.y && encoding.y.axis;
+      if (phone.matches && axis && axis.labelLimit) axis.labelLimit = Math.min(axis.labelLimit, 128);
+      for (const channel of ["color", "shape"]) {
+        const legend = phone.matches && encoding[channel] && encoding[channel].legend;
+        if (legend) legend.columns = 1;
+      }
     }
     return copy;
   };
