@@ -7,10 +7,8 @@ what the rows of a suite were measured with; rows of something else do not go in
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +16,8 @@ from pydantic import Field, model_validator
 
 from taskloom.errors import IntegrityError, OutputError, TaskloomError
 from taskloom.evaluation.strict import Strict, parse
+from taskloom.runs.row_file import alone, lay_out
 from taskloom.store.atomic import atomic_file
-from taskloom.store.cache import cache_root, canonical_digest
 
 FORMAT = 1
 _WAY_OUT = "Measure into another file with --output, or take the suite's rows out of this one"
@@ -126,9 +124,7 @@ class Results(Strict):
     def text(self) -> str:
         """Return the file's text."""
         suites = {name: entry.model_dump(mode="json") for name, entry in self.suites.items()}
-        head = json.dumps({"format": self.format, "suites": suites}, indent=1, ensure_ascii=False)
-        rows = ",\n".join(row.line() for row in self.rows)
-        return f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n' if rows else f'{head[:-2]},\n "rows": []}}\n'
+        return lay_out({"format": self.format, "suites": suites}, [row.line() for row in self.rows])
 
 
 def read_results(path: Path) -> Results:
@@ -157,22 +153,6 @@ class Book:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._read: tuple[tuple[int, ...], Results] | None = None
-        self._guard = cache_root() / "claims" / f"{canonical_digest(str(path.resolve()))[:16]}.lock"
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other processes out: several suites may be measured into one file at once."""
-        try:
-            self._guard.parent.mkdir(parents=True, exist_ok=True)
-            file = self._guard.open("w")
-        except OSError as error:
-            raise OutputError(
-                f"the cache folder {str(self._guard.parent)!r} cannot be written: {error.strerror}",
-                hint="Set TASKLOOM_CACHE to a folder you may write to",
-            ) from None
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def open(self, suite: str, entry: SuiteEntry) -> None:
         """Enter a suite, or hold what is measured now against what its rows were measured with.
@@ -184,7 +164,7 @@ class Book:
         IntegrityError
             The suite, the data, an expert or a version has changed since.
         """
-        with self._alone():
+        with alone(self.path, "claims"):
             found = read_results(self.path)
             known = found.suites.get(suite)
             merged = entry if known is None else _joined(self.path, suite, known, entry)
@@ -223,7 +203,7 @@ class Book:
         OutputError
             The file cannot be written, is no results file, or has the row by now.
         """
-        with self._alone():
+        with alone(self.path, "claims"):
             found = read_results(self.path)
             if any(other.place == row.place for other in found.rows):
                 raise OutputError(

@@ -7,10 +7,8 @@ something else do not go into the same file.
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +16,8 @@ from pydantic import Field, model_validator
 
 from taskloom.errors import IntegrityError, OutputError, TaskloomError
 from taskloom.evaluation.strict import Strict, parse
+from taskloom.runs.row_file import alone, lay_out
 from taskloom.store.atomic import atomic_file
-from taskloom.store.cache import cache_root, canonical_digest
 
 FORMAT = 1
 _WAY_OUT = "Measure into another file with --output, or take the old rows out of this one"
@@ -151,9 +149,7 @@ class Matrix(Strict):
     def text(self) -> str:
         """Return the file's text."""
         plan = None if self.plan is None else self.plan.model_dump(mode="json")
-        head = json.dumps({"format": self.format, "plan": plan}, indent=1, ensure_ascii=False)
-        rows = ",\n".join(row.line() for row in self.rows)
-        return f'{head[:-2]},\n "rows": [\n{rows}\n]}}\n' if rows else f'{head[:-2]},\n "rows": []}}\n'
+        return lay_out({"format": self.format, "plan": plan}, [row.line() for row in self.rows])
 
     def by_place(self) -> dict[Place, Cell]:
         """Index the rows."""
@@ -204,21 +200,6 @@ class Book:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._guard = cache_root() / "transfer" / f"{canonical_digest(str(path.resolve()))[:16]}.lock"
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        try:
-            self._guard.parent.mkdir(parents=True, exist_ok=True)
-            file = self._guard.open("w")
-        except OSError as error:
-            raise OutputError(
-                f"the cache folder {str(self._guard.parent)!r} cannot be written: {error.strerror}",
-                hint="Set TASKLOOM_CACHE to a folder you may write to",
-            ) from None
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def open(self, entry: PlanEntry) -> None:
         """Enter a plan, or hold what is measured now against what the rows were measured with.
@@ -232,7 +213,7 @@ class Book:
         IntegrityError
             The plan, the base or a version has changed since.
         """
-        with self._alone():
+        with alone(self.path, "transfer"):
             found = read_matrix(self.path)
             known = found.plan
             if known is not None and known.name != entry.name:
@@ -260,7 +241,7 @@ class Book:
         OutputError
             The file cannot be written, is no results file, or has such a row by now.
         """
-        with self._alone():
+        with alone(self.path, "transfer"):
             found = read_matrix(self.path)
             assert found.plan is not None
             lock = found.plan.lock
