@@ -64,6 +64,15 @@ def test_help_lists_every_verb(cli):
         assert re.search(rf"^  {verb} ", told.out, re.M)
 
 
+def test_the_package_is_the_command(cli):
+    done = subprocess.run(
+        [sys.executable, "-m", "taskloom", "merg"], capture_output=True, text=True, check=False
+    )
+    told = cli("merg")
+    assert (done.returncode, done.stdout, done.stderr) == (told.status, told.out, told.err)
+    assert "no verb 'merg'" in told.err
+
+
 def test_no_words_at_all_shows_the_help(cli):
     told = cli()
     assert "Verbs:" in told.out + told.err
