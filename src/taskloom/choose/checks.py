@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -39,7 +41,23 @@ def checked(
     NumericalError
         NaN, infinity, or features without any variation.
     """
-    matrix = np.asarray(features, dtype=np.float64)
+    matrix, indices, counts = checked_rows(score, features, labels, per_class=per_class)
+    matrix = np.asarray(matrix, dtype=np.float64)
+    refuse_degenerate(score, matrix)
+    return matrix, indices, counts
+
+
+def checked_rows(
+    score: str, features: ArrayLike, labels: ArrayLike, *, per_class: int = 1
+) -> tuple[NDArray[Any], Ints, Ints]:
+    """Return features as they are stored, class indices and class sizes, or refuse; see `checked`.
+
+    For scores that read the features in blocks, which then have to refuse what is not finite or does not
+    vary: `taskloom.choose.moments.moments` does.
+    """
+    matrix = np.asarray(features)
+    if matrix.dtype.kind not in "fiu":
+        matrix = np.asarray(features, dtype=np.float64)
     given = np.asarray(labels)
     if matrix.ndim != 2 or given.ndim != 1 or len(matrix) != len(given) or matrix.shape[1] == 0:
         raise DataError(
@@ -64,7 +82,6 @@ def checked(
             f"found {counts.min()} of class {label}",
             hint="Label more examples of that class or leave it out",
         )
-    _refuse_degenerate(score, matrix)
     return matrix, indices.astype(np.int64), counts.astype(np.int64)
 
 
@@ -123,7 +140,7 @@ def checked_targets(score: str, features: ArrayLike, targets: ArrayLike) -> tupl
             f"{len(columns)} times in column {int(constant.argmax())}",
             hint="Leave out the target that says nothing",
         )
-    _refuse_degenerate(score, matrix)
+    refuse_degenerate(score, matrix)
     return matrix, columns
 
 
@@ -187,11 +204,18 @@ def checked_beside(score: str, name: str, matrix: ArrayLike, *, n: int | None = 
             f"{score}: expected {name} ({rows}, D) of two rows or more, found {found.shape}",
             hint="Pass one row of features for each example",
         )
-    _refuse_degenerate(f"{score}: {name}", found)
+    refuse_degenerate(f"{score}: {name}", found)
     return found
 
 
-def _refuse_degenerate(score: str, matrix: Floats) -> None:
+def refuse_degenerate(score: str, matrix: NDArray[Any]) -> None:
+    """Refuse a matrix (N, D) that is not finite, or whose rows are all the same.
+
+    Raises
+    ------
+    NumericalError
+        It is so.
+    """
     # a sum is finite only if all are; where it is not, finite numbers may still have overflowed
     with np.errstate(over="ignore", invalid="ignore"):
         suspicious = not np.isfinite(matrix.sum())

@@ -59,12 +59,44 @@ def maximise_evidence(
     max_iterations, tolerance
         An iteration stops a target once alpha / beta changes by no more than this share.
     """
-    n, d = features.shape
     eigenvalues, power = spectrum(features, targets)
-    sigma = eigenvalues[:, None]  # (k, 1)
-    outside = np.maximum((targets**2).sum(0) - power.sum(0), 0.0)  # (C,)
+    return evidence_of(
+        features.shape,
+        eigenvalues,
+        power,
+        (targets**2).sum(0),
+        exact=exact,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+    )
 
-    columns = targets.shape[1]
+
+def evidence_of(
+    shape: tuple[int, ...],
+    eigenvalues: Floats,
+    power: Floats,
+    squares: Floats,
+    *,
+    exact: bool = True,
+    max_iterations: int = 11,
+    tolerance: float = 1e-3,
+) -> Evidence:
+    """Do the work of `maximise_evidence` where features and targets are known by their spectrum alone.
+
+    Parameters
+    ----------
+    shape
+        (N, D) of the features.
+    eigenvalues, power
+        ``(k,)`` and ``(k, C)``, as of `spectrum`.
+    squares
+        ``(C,)`` squared length of each target.
+    """
+    n, d = shape
+    sigma = eigenvalues[:, None]  # (k, 1)
+    outside = np.maximum(squares - power.sum(0), 0.0)  # (C,)
+
+    columns = len(squares)
     alpha, beta = np.ones(columns), np.ones(columns)
     m2, res2 = np.zeros(columns), np.zeros(columns)
     iterations = np.zeros(columns, dtype=np.int64)
@@ -119,9 +151,24 @@ def spectrum(features: Floats, targets: Floats) -> tuple[Floats, Floats]:
     (array([1., 4.]), array([1., 1.]))
     """
     n, d = features.shape
-    values, vectors = np.linalg.eigh(features.T @ features if n > d else features @ features.T)
-    kept = values > values[-1] * max(n, d) * np.finfo(np.float64).eps
-    values = np.where(kept, values, 0.0)
-    along = vectors.T @ (features.T @ targets if n > d else targets)
-    power = along**2 / np.where(kept, values, 1.0)[:, None] if n > d else along**2
-    return values, np.where(kept[:, None], power, 0.0)
+    if n > d:
+        return gram_spectrum(features.T @ features, features.T @ targets, n)
+    values, vectors = np.linalg.eigh(features @ features.T)
+    kept = values > values[-1] * d * np.finfo(np.float64).eps
+    return np.where(kept, values, 0.0), np.where(kept[:, None], (vectors.T @ targets) ** 2, 0.0)
+
+
+def gram_spectrum(gram: Floats, products: Floats, n: int) -> tuple[Floats, Floats]:
+    """Do the work of `spectrum` where there are more rows than columns, from products alone.
+
+    Parameters
+    ----------
+    gram, products
+        ``F^T F`` (D, D) and ``F^T T`` (D, C).
+    n
+        Rows of F, more than D.
+    """
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > values[-1] * n * np.finfo(np.float64).eps
+    power = (vectors.T @ products) ** 2 / np.where(kept, values, 1.0)[:, None]
+    return np.where(kept, values, 0.0), np.where(kept[:, None], power, 0.0)

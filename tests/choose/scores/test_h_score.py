@@ -5,6 +5,7 @@ import importlib
 import numpy as np
 import pytest
 
+from taskloom.choose.moments import moments
 from taskloom.choose.scores import h_score
 
 module = importlib.import_module("taskloom.choose.scores.h_score")
@@ -22,7 +23,7 @@ def test_gram_matrix_and_singular_values_agree():
     u, singular, _ = np.linalg.svd(centred, full_matrices=False)
     sums = np.stack([u[labels == c].sum(0) for c in range(3)])
     counts = np.bincount(labels)
-    found, along = module._directions(centred, labels, counts)
+    found, along = module._by_eigenvectors(moments("h_score", features, labels, counts, centred=True))
     np.testing.assert_allclose(np.sort(found)[::-1], singular, rtol=1e-9)
     np.testing.assert_allclose(
         np.sort((along**2).sum(0)), np.sort((sums**2).sum(0)), rtol=1e-7, atol=1e-12
@@ -57,10 +58,11 @@ def test_the_inverse_and_the_eigenvectors_agree(scale):
     features[:, 5] = features[:, 0] + scale * features[:, 5]
     centred = features - features.mean(0)
     _, indices, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    short = module._by_inverse(centred, indices, counts)
+    read = moments("h_score", features, indices, counts, centred=True)
+    short = module._by_inverse(read, counts)
     assert (short is None) == (scale < 1e-4)
     between = np.stack([centred[labels == c].mean(0) for c in labels])
     rank = 1e-12 if scale == 0 else 1e-15
     wanted = np.trace(np.linalg.pinv(np.cov(features.T), rcond=rank) @ np.cov(between.T))
     assert h_score(features, labels) == pytest.approx(wanted, abs=1e-5)
-    assert module._by_inverse(centred[:6], indices[:6], counts) is None
+    assert (module._by_eigenvectors(read) is None) == (scale < 1e-4)

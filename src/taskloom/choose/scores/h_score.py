@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from taskloom.choose.checks import Floats, Ints, checked
+from taskloom.choose.checks import Floats, Ints, checked, checked_rows
 from taskloom.choose.classes import class_sums
+from taskloom.choose.moments import Moments, moments, squared_lengths
 from taskloom.registry import register
 
 
@@ -53,55 +54,74 @@ def h_score(features: ArrayLike, labels: ArrayLike, *, regularised: bool = False
     >>> round(h_score(features, [0, 0, 0, 0, 1, 1, 1, 1], regularised=True), 6)
     0.747253
     """
-    matrix, indices, counts = checked("h_score", features, labels)
-    n, d = matrix.shape
+    rows, indices, counts = checked_rows("h_score", features, labels)
+    if len(rows) > rows.shape[1]:
+        found = moments("h_score", rows, indices, counts, centred=True)
+        if not regularised:
+            plain = _by_inverse(found, counts)
+            if plain is not None:
+                return plain
+        eigen = _by_eigenvectors(found)
+        if eigen is not None:
+            singular, sums = eigen
+            if not regularised:
+                return _plain(sums, counts)
+            return _shrunk(singular, sums, counts, squared_lengths(rows, found.mean), rows.shape[1])
+    matrix, _, _ = checked("h_score", rows, labels)
     centred = matrix - matrix.mean(0)
+    singular, sums = _by_singular_values(centred, indices, counts)
     if not regularised:
-        found = _by_inverse(centred, indices, counts)
-        if found is not None:
-            return found
-    singular, sums = _directions(centred, indices, counts)
-    between = (sums**2 / counts[:, None]).sum(0)  # squared length of each u_k after class averaging
-    if not regularised:
-        return float(between.sum())
-    shrinkage = ledoit_wolf_shrinkage(centred, singular)
+        return _plain(sums, counts)
+    return _shrunk(singular, sums, counts, (centred**2).sum(1), rows.shape[1])
+
+
+def _plain(sums: Floats, counts: Ints) -> float:
+    """Return the plain score from class sums (C, k) of the left singular vectors."""
+    return float((sums**2 / counts[:, None]).sum())
+
+
+def _shrunk(singular: Floats, sums: Floats, counts: Ints, lengths: Floats, d: int) -> float:
+    """Return the shrunk score, with squared lengths (N,) of the centred rows of D numbers."""
+    n = len(lengths)
     spread = singular**2 / n
+    shrinkage = _shrinkage(spread, lengths, d)
     floor = shrinkage * spread.sum() / d
     ratio = (1 - shrinkage) * (spread * n / (n - 1)) / ((1 - shrinkage) * spread + floor)
+    between = (sums**2 / counts[:, None]).sum(0)  # squared length of each u_k after class averaging
     return float((ratio * between).sum())
 
 
-def _by_inverse(centred: Floats, indices: Ints, counts: Ints) -> float | None:
+def _by_inverse(found: Moments, counts: Ints) -> float | None:
     """Return the plain score by the inverse of the D x D Gram matrix, half the time of its eigenvectors.
 
-    None where there are no more examples than dimensions, or where its condition number, for which the
-    product of Frobenius norms is an upper bound, is above 1e9: then rounding could be felt.
+    None where its condition number, for which the product of Frobenius norms is an upper bound, is above
+    1e9: then rounding could be felt.
     """
-    if len(centred) <= centred.shape[1]:
-        return None
-    gram = centred.T @ centred
     try:
-        inverse = np.linalg.inv(gram)
+        inverse = np.linalg.inv(found.gram)
     except np.linalg.LinAlgError:
         return None
-    if not np.linalg.norm(gram) * np.linalg.norm(inverse) <= 1e9:
+    if not np.linalg.norm(found.gram) * np.linalg.norm(inverse) <= 1e9:
         return None
-    sums = class_sums(centred, indices, counts)
-    return float((((sums @ inverse) * sums).sum(1) / counts).sum())
+    return float((((found.sums @ inverse) * found.sums).sum(1) / counts).sum())
 
 
-def _directions(centred: Floats, indices: Ints, counts: Ints) -> tuple[Floats, Floats]:
-    """Return the nonzero singular values (k,) and the class sums (C, k) of the left singular vectors.
+def _by_eigenvectors(found: Moments) -> tuple[Floats, Floats] | None:
+    """Return the singular values (D,) and the class sums (C, D) of the left singular vectors.
 
-    Where all squared singular values are within a factor 1e9 the D x D Gram matrix gives them to nine
-    digits, in a fraction of the time; else the singular value decomposition.
+    From the eigenvectors of the D x D Gram matrix, which give them to nine digits where all squared
+    singular values are within a factor 1e9; None where they are not.
     """
+    squares, vectors = np.linalg.eigh(found.gram)
+    if squares[0] <= 1e-9 * squares[-1]:
+        return None
+    singular = np.sqrt(squares)
+    return singular, found.sums @ vectors / singular
+
+
+def _by_singular_values(centred: Floats, indices: Ints, counts: Ints) -> tuple[Floats, Floats]:
+    """Return the k singular values above rounding and the class sums (C, k) of their left vectors."""
     n, d = centred.shape
-    if n > d:
-        squares, vectors = np.linalg.eigh(centred.T @ centred)
-        if squares[0] > 1e-9 * squares[-1]:
-            singular = np.sqrt(squares)
-            return singular, class_sums(centred, indices, counts) @ vectors / singular
     u, singular, _ = np.linalg.svd(centred, full_matrices=False)
     keep = singular > singular[0] * max(n, d) * np.finfo(np.float64).eps
     return singular[keep], class_sums(u[:, keep], indices, counts)
@@ -121,12 +141,15 @@ def ledoit_wolf_shrinkage(centred: Floats, singular: Floats) -> float:
     -------
     A number in [0, 1]; 0 when the sample covariance already is a multiple of the identity.
     """
-    n, d = centred.shape
-    spread = singular**2 / n  # nonzero eigenvalues of the covariance S
+    return _shrinkage(singular**2 / len(centred), (centred**2).sum(1), centred.shape[1])
+
+
+def _shrinkage(spread: Floats, lengths: Floats, d: int) -> float:
+    """Do the work from the nonzero eigenvalues of the covariance S and squared lengths (N,) of rows."""
     frobenius = (spread**2).sum()
     distance = frobenius - spread.sum() ** 2 / d  # ||S - tr(S) / D I||^2
-    lengths = (centred**2).sum(1)
-    noise = ((lengths**2).mean() - frobenius) / n  # mean over examples of ||x xT - S||^2, over n
     if distance <= frobenius * np.finfo(np.float64).eps * d:
         return 0.0
+    # mean over examples of ||x xT - S||^2, over n
+    noise = ((lengths**2).mean() - frobenius) / len(lengths)
     return float(np.clip(noise / distance, 0.0, 1.0))

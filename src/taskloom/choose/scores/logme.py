@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from taskloom.choose.checks import checked
-from taskloom.choose.evidence import maximise_evidence
+from taskloom.choose.checks import checked, checked_rows
+from taskloom.choose.evidence import evidence_of, gram_spectrum, maximise_evidence
+from taskloom.choose.moments import moments
 from taskloom.registry import register
 
 
@@ -43,6 +44,12 @@ def logme(features: ArrayLike, labels: ArrayLike, *, exact: bool = True) -> floa
     >>> round(logme(features, [0, 0, 0, 0, 1, 1, 1, 1]), 6)
     -0.589508
     """
-    matrix, indices, counts = checked("logme", features, labels)
-    targets = np.eye(len(counts))[indices]
-    return float(maximise_evidence(matrix, targets, exact=exact).values.mean())
+    rows, indices, counts = checked_rows("logme", features, labels)
+    if len(rows) <= rows.shape[1]:
+        matrix, indices, counts = checked("logme", rows, labels)
+        targets = np.eye(len(counts))[indices]
+        return float(maximise_evidence(matrix, targets, exact=exact).values.mean())
+    found = moments("logme", rows, indices, counts, centred=False)
+    values, power = gram_spectrum(found.gram, found.sums.T, found.n)  # F^T of 0 and 1 is a class sum
+    squares = counts.astype(np.float64)
+    return float(evidence_of(rows.shape, values, power, squares, exact=exact).values.mean())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from taskloom.choose.checks import Floats, checked
+from taskloom.choose.checks import Floats, checked, checked_rows
 from taskloom.choose.classes import members
+from taskloom.choose.moments import moments
 from taskloom.registry import register
 
 
@@ -61,19 +62,38 @@ def transrate(
     >>> round(transrate(features, [0, 0, 1, 1, 2, 2]), 6)
     2.988934
     """
-    matrix, indices, counts = checked("transrate", features, labels)
-    centred = matrix - matrix.mean(0)
+    rows, indices, counts = checked_rows("transrate", features, labels)
+    n, d = rows.shape
+    shares = counts / counts.sum() if weighted else np.full(len(counts), 1 / len(counts))
+    if n > d and not unit_rows:
+        found = moments("transrate", rows, indices, counts, centred=True)
+        mean, whole = found.mean, _rate(found.gram, n, epsilon)
+    else:
+        matrix, _, _ = checked("transrate", rows, labels)
+        mean = matrix.mean(0)
+        whole = _rate(_smaller_gram(_centred(matrix, mean, unit_rows)), n, epsilon)
+    rates = [
+        _rate(_smaller_gram(_centred(rows[of_class], mean, unit_rows)), len(of_class), epsilon)
+        for of_class in members(indices, counts)
+    ]
+    return float(whole - shares @ np.asarray(rates))
+
+
+def _centred(rows: NDArray[Any], mean: Floats, unit_rows: bool) -> Floats:
+    centred: Floats = rows - mean
     if unit_rows:
         norms = np.linalg.norm(centred, axis=1, keepdims=True)
-        centred = centred / np.where(norms > 0, norms, 1.0)
-    shares = counts / counts.sum() if weighted else np.full(len(counts), 1 / len(counts))
-    rates = [_rate(centred[rows], epsilon) for rows in members(indices, counts)]
-    return float(_rate(centred, epsilon) - shares @ np.asarray(rates))
+        centred /= np.where(norms > 0, norms, 1.0)
+    return centred
 
 
-def _rate(rows: Floats, epsilon: float) -> float:
-    n, d = rows.shape
-    gram = rows @ rows.T if n < d else rows.T @ rows
-    gram /= n * epsilon
-    gram.flat[:: len(gram) + 1] += 1.0
-    return float(np.linalg.slogdet(gram)[1] / 2)
+def _smaller_gram(rows: Floats) -> Floats:
+    found: Floats = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    return found
+
+
+def _rate(gram: Floats, n: int, epsilon: float) -> float:
+    """Return the coding rate of n rows by the Gram matrix of them or of their columns."""
+    scaled = gram / (n * epsilon)
+    scaled.flat[:: len(scaled) + 1] += 1.0
+    return float(np.linalg.slogdet(scaled)[1] / 2)
