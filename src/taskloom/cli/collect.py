@@ -18,7 +18,7 @@ from taskloom.cli.listen import listening
 @click.argument("statistic")
 @click.option("--model", required=True, metavar="PATH|HUB_ID", help="The expert.")
 @click.option("--task", required=True, help="Its task, or the path of an annotation.")
-@click.option("--base", metavar="PATH|HUB_ID", help="What it was tuned from.")
+@options.base_option("What it was tuned from.")
 @click.option(
     "--against",
     multiple=True,

@@ -17,14 +17,8 @@ from taskloom.cli import options, output
 )
 @click.argument("method", metavar="METHOD")
 @click.argument("target", metavar="[TASK]", required=False)
-@click.option("--base", metavar="PATH|HUB_ID", help="Directory or hub id[@revision].")
-@click.option(
-    "--expert",
-    "experts",
-    multiple=True,
-    metavar="[NAME=]PATH",
-    help="Directory, adapter directory or hub id of an expert; repeat for each.",
-)
+@options.base_option()
+@options.expert_option()
 @click.option(
     "--matrix",
     type=click.Path(),
@@ -33,21 +27,8 @@ from taskloom.cli import options, output
 )
 @click.option("--size", type=click.IntRange(min=1), help="How many to take, or how many groups.")
 @options.settings
-@click.option(
-    "--trained-on",
-    "trained_on",
-    multiple=True,
-    metavar="NAME=TASK",
-    help="Task an expert was trained on, where its directory does not say so; repeat.",
-)
-@click.option(
-    "--labels",
-    "n_labels",
-    type=click.IntRange(min=4),
-    default=64,
-    show_default=True,
-    help="Labelled examples of the target that may be used.",
-)
+@options.trained_on("where its directory does not say so")
+@options.n_labels
 @options.seed
 @options.as_json
 def command(
@@ -72,7 +53,6 @@ def command(
     unsure of; mbc groups adapters, stg_mtl sources by how they learn the target's examples.
     """
     from taskloom.cli.listen import listening
-    from taskloom.cli.select import by_name
 
     more: dict[str, Any] = options.parsed(settings)
     if size is not None:
@@ -84,7 +64,7 @@ def command(
             base=base,
             experts=options.by_name_or_order(experts),
             matrix=matrix,
-            trained_on=by_name(trained_on, "--trained-on", "TASK"),
+            trained_on=options.by_name(trained_on, "--trained-on", "TASK"),
             n_labels=n_labels,
             seed=seed,
             progress=progress,

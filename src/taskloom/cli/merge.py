@@ -27,7 +27,7 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
         "  --method ties --set density=0.2 --set scale=1 -o out/merged"
     ),
 )
-@click.option("--base", metavar="PATH|HUB_ID", help="Directory or hub id[@revision].")
+@options.base_option()
 @options.experts
 @click.option(
     "--method", required=True, help="A name that 'taskloom methods' lists, or a recipe file (YAML)."

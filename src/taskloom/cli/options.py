@@ -52,16 +52,13 @@ SIZE = Size()
 PLACE = Place()
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of every draw.")
-base = click.option(
-    "--base", required=True, metavar="PATH|HUB_ID", help="Directory or hub id[@revision]."
-)
-experts = click.option(
-    "--expert",
-    "experts",
-    multiple=True,
-    required=True,
-    metavar="[NAME=]PATH",
-    help="Directory, adapter directory or hub id of an expert; repeat for each.",
+n_labels = click.option(
+    "--labels",
+    "n_labels",
+    type=click.IntRange(min=4),
+    default=64,
+    show_default=True,
+    help="Labelled examples of the target that may be used.",
 )
 settings = click.option(
     "--set",
@@ -98,6 +95,29 @@ def verb(name: str, *, example: str) -> Callable[[Callable[..., None]], click.Co
     return click.command(name, epilog=f"\b\nExample:\n{lines}")
 
 
+def base_option(
+    help: str = "Directory or hub id[@revision].", *, required: bool = False
+) -> Callable[[C], C]:
+    """Make ``--base``."""
+    return click.option("--base", required=required, metavar="PATH|HUB_ID", help=help)
+
+
+def expert_option(*, required: bool = False) -> Callable[[C], C]:
+    """Make ``--expert``, which is given as often as there are experts."""
+    return click.option(
+        "--expert",
+        "experts",
+        multiple=True,
+        required=required,
+        metavar="[NAME=]PATH",
+        help="Directory, adapter directory or hub id of an expert; repeat for each.",
+    )
+
+
+base = base_option(required=True)
+experts = expert_option(required=True)
+
+
 def pool_options(command: C) -> C:
     """Add ``--base`` and ``--expert``."""
     return base(experts(command))
@@ -106,6 +126,17 @@ def pool_options(command: C) -> C:
 def tasks(help: str) -> Callable[[C], C]:
     """Make ``--task``, which is given once or more."""
     return click.option("--task", "tasks", multiple=True, required=True, help=help)
+
+
+def trained_on(where: str) -> Callable[[C], C]:
+    """Make ``--trained-on``; ``where`` says in its help when it is needed."""
+    return click.option(
+        "--trained-on",
+        "trained_on",
+        multiple=True,
+        metavar="NAME=TASK",
+        help=f"Task an expert was trained on, {where}; repeat.",
+    )
 
 
 def written_if_asked(command: C) -> C:
@@ -149,6 +180,28 @@ def named(specs: Sequence[str]) -> tuple[list[str], list[str] | None]:
     if not any(names):
         return sources, None
     return sources, [name or Path(path).name for name, path in zip(names, sources, strict=True)]
+
+
+def by_name(words: Sequence[str], option: str, what: str) -> dict[str, str]:
+    """Read ``NAME=VALUE`` words, each expert once; ``option`` and ``what`` are for messages.
+
+    >>> by_name(["a=x.safetensors", "b=y"], "--mask", "FILE")
+    {'a': 'x.safetensors', 'b': 'y'}
+
+    Raises
+    ------
+    PlanError
+        A word without a name or a value, or an expert twice.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise PlanError(f"{option} {word!r} is not NAME={what}", hint="Name the expert it is of")
+        if name in found:
+            raise PlanError(f"{option} gives the expert {name!r} twice")
+        found[name] = value
+    return found
 
 
 def by_expert(specs: Sequence[str]) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from taskloom.cli.listen import listening
     "restore", example="taskloom restore out/parts --base models/base --task spam -o out/spam-again"
 )
 @click.argument("parts", type=click.Path(path_type=Path))
-@click.option("--base", metavar="PATH|HUB_ID", help="Directory or hub id[@revision]; masks need it.")
+@options.base_option("Directory or hub id[@revision]; masks need it.")
 @click.option("--task", required=True, help="Name of the expert.")
 @options.output
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")

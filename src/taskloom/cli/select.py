@@ -10,7 +10,6 @@ import click
 import taskloom
 from taskloom.cli import options, output
 from taskloom.cli.listen import listening
-from taskloom.errors import PlanError
 
 if TYPE_CHECKING:
     from taskloom.runs.advice import Advice
@@ -52,13 +51,7 @@ if TYPE_CHECKING:
     help="task_vector_cosine, sign_agreement, lora_similarity, attribution_overlap, "
     "attribution_cosine: a model that was tuned on the target.",
 )
-@click.option(
-    "--trained-on",
-    "trained_on",
-    multiple=True,
-    metavar="NAME=TASK",
-    help="Task an expert was trained on, for scores that look at its examples or head; repeat.",
-)
+@options.trained_on("for scores that look at its examples or head")
 @click.option(
     "--reference",
     metavar="MODEL",
@@ -92,13 +85,13 @@ if TYPE_CHECKING:
     help="With --budget: write a merge of the sources by their weights, for taskloom merge FILE OUT.",
 )
 @click.option(
-    "--labels",
-    "n_labels",
-    type=click.IntRange(min=4),
-    default=64,
-    show_default=True,
-    help="Labelled examples of the target that may be used.",
+    "--write-train",
+    type=click.Path(),
+    metavar="FILE",
+    help="With --budget: write a plan that trains on the sources' tasks by their weights, then on the "
+    "target, for taskloom train FILE -o OUT.",
 )
+@options.n_labels
 @options.seed
 @options.as_json
 def command(
@@ -118,6 +111,7 @@ def command(
     surrogates: str | None,
     budget: float | None,
     write_merge: str | None,
+    write_train: str | None,
     n_labels: int,
     seed: int,
     as_json: bool,
@@ -132,32 +126,31 @@ def command(
     prompt_distance, activation_overlap and panda; attribution_overlap and attribution_cosine tell
     whether models of source and target look at the same words.
     """
-    sources, names = options.named(experts)
-    pool = sources if names is None else dict(zip(names, sources, strict=True))
     more: dict[str, Any] = {"scores": list(scores)} if scores else {}
     if masks or target_mask:
-        more |= {"masks": by_name(masks, "--mask", "FILE") or None, "target_mask": target_mask}
+        more |= {"masks": options.by_name(masks, "--mask", "FILE") or None, "target_mask": target_mask}
     if fishers or target_fisher:
-        more["fishers"] = by_name(fishers, "--fisher", "FILE") or None
+        more["fishers"] = options.by_name(fishers, "--fisher", "FILE") or None
         more["target_fisher"] = target_fisher
     if target_model:
         more["target_model"] = target_model
     if trained_on:
-        more["trained_on"] = by_name(trained_on, "--trained-on", "TASK")
+        more["trained_on"] = options.by_name(trained_on, "--trained-on", "TASK")
     if reference:
         more["reference"] = reference
     if prompts or target_prompt:
-        more["prompts"] = by_name(prompts, "--prompt", "PATH") or None
+        more["prompts"] = options.by_name(prompts, "--prompt", "PATH") or None
         more["target_prompt"] = target_prompt
     if surrogates:
         more["surrogates"] = surrogates
     more |= {"budget": budget} if budget is not None else {}
     more |= {"write_merge": write_merge} if write_merge is not None else {}
+    more |= {"write_train": write_train} if write_train is not None else {}
     with listening() as progress:
         selection = taskloom.select(
             target,
             base,
-            pool,
+            options.by_name_or_order(experts),
             **more,
             n_labels=n_labels,
             seed=seed,
@@ -170,6 +163,8 @@ def command(
         _print_advice(selection.advice, n_labels)
         if write_merge is not None:
             click.echo(f"wrote {write_merge}: taskloom merge {write_merge} OUT")
+        if write_train is not None:
+            click.echo(f"wrote {write_train}: taskloom train {write_train} -o OUT")
     for ranking in [] if budget is not None else selection.rankings:
         output.print_table(
             f"{target}: experts by {ranking.score} ({n_labels} labels, higher is better)",
@@ -249,16 +244,3 @@ def _print_surrogates(costs: Sequence[SurrogateCost]) -> None:
             for each in costs
         ],
     )
-
-
-def by_name(words: tuple[str, ...], option: str, what: str) -> dict[str, str]:
-    """Read ``NAME=VALUE`` words, each expert once; ``option`` and ``what`` are for messages."""
-    found: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals and value):
-            raise PlanError(f"{option} {word!r} is not NAME={what}", hint="Name the expert it is of")
-        if name in found:
-            raise PlanError(f"{option} gives the expert {name!r} twice")
-        found[name] = value
-    return found
