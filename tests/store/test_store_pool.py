@@ -11,7 +11,7 @@ from torch import nn
 
 from taskloom.errors import CheckpointError
 from taskloom.store.memory import MemoryCheckpoint
-from taskloom.store.pool import Expert, Pool, dtype_class, open_pool
+from taskloom.store.pool import Expert, Pool, kind_class, open_pool
 
 
 def weights(fill=0.0):
@@ -188,7 +188,7 @@ def test_integers_of_other_widths_are_of_one_kind():
 def test_complex_numbers_are_refused():
     with pytest.raises(CheckpointError, match=r"'w': expected floating-point, .* torch\.complex64"):
         open_pool(None, [{"w": torch.ones(1, dtype=torch.complex64)}])
-    assert dtype_class(torch.float8_e5m2, where="") == "float"
+    assert kind_class("float8_e5m2", where="") == "float"
 
 
 def test_an_untied_head_is_not_taken_for_the_tied_one():

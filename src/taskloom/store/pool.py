@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from taskloom.errors import CheckpointError, nearest
-from taskloom.lazy import torch
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.heads import NAMES as HEADS
 from taskloom.store.open import Source, open_checkpoint, source_name
@@ -190,22 +189,17 @@ def open_pool(
     return Pool(opened, tuple(members))
 
 
-def dtype_class(dtype: torch.dtype, *, where: str) -> str:
-    """Return ``float``, ``integer`` or ``boolean``.
+def kind_class(kind: str, *, where: str) -> str:
+    """Return ``float``, ``integer`` or ``boolean`` for the name of a dtype, as `TensorInfo.kind` has it.
 
     Raises
     ------
     CheckpointError
         A complex dtype, which no method merges.
 
-    >>> dtype_class(torch.bfloat16, where="w"), dtype_class(torch.int64, where="w")
+    >>> kind_class("bfloat16", where="w"), kind_class("int64", where="w")
     ('float', 'integer')
     """
-    return kind_class(str(dtype).removeprefix("torch."), where=where)
-
-
-def kind_class(kind: str, *, where: str) -> str:
-    """Return the same for the name of a dtype, as `TensorInfo.kind` has it."""
     if kind.startswith("complex"):
         raise CheckpointError(
             f"{where}: expected floating-point, integer or boolean numbers, found torch.{kind}",

@@ -239,7 +239,7 @@ def fuse(
                 verdicts, closed_by = _wait(
                     place, current, base, folder, quorum, deadline, least, poll, progress
                 )
-                found.append(_close(place, current, base, verdicts, closed_by, weigh, begun, progress))
+                found.append(_close(place, current, verdicts, closed_by, weigh, begun, progress))
     return tuple(found)
 
 
@@ -358,7 +358,6 @@ class Looker:
 def _close(
     place: Exchange,
     current: Current,
-    base: Checkpoint,
     verdicts: Mapping[str, Verdict],
     closed_by: Literal["quorum", "deadline"],
     weigh: Weigh,

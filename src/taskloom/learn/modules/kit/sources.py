@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,21 +20,28 @@ if TYPE_CHECKING:
 def weights_for(probe: Probe, source: Checkpoint) -> dict[str, Tensor]:
     """Return a checkpoint's weights under the names and in the dtypes of a probe.
 
+    Of tensors that the probe ties one is enough, as in a file that stores each once.
+
     Raises
     ------
     CheckpointError
         A weight of the model is missing, or has another shape.
     """
+    stored = {id(own): name for name, own in probe.weights.items() if name in source.tensors}
+    made: dict[str, Tensor] = {}
     found = {}
     for name, own in probe.weights.items():
-        info = source.tensors.get(name)
+        kept = name if name in source.tensors else stored.get(id(own), name)
+        info = source.tensors.get(kept)
         if info is None or info.shape != tuple(own.shape):
             seen = "none" if info is None else str(list(info.shape))
             raise CheckpointError(
                 f"{source.label}: tensor {name!r}: expected shape {list(own.shape)}, found {seen}",
                 hint="Give weights of the model that the problem runs",
             )
-        found[name] = source.read(name).detach().to(own.dtype)
+        if kept not in made:
+            made[kept] = source.read(kept).detach().to(own.dtype)
+        found[name] = made[kept]
     return found
 
 
@@ -99,10 +105,3 @@ def batch_at(seed: int, task: str, count: int, step: int) -> int:
     epoch, place = divmod(step, count)
     key = int.from_bytes(hashlib.sha256(task.encode()).digest()[:7], "little")
     return int(np.random.default_rng([seed, key, epoch]).permutation(count)[place])
-
-
-def changes_of(
-    base: Mapping[str, Tensor], expert: Mapping[str, Tensor], names: list[str]
-) -> dict[str, Tensor]:
-    """Return ``expert - base`` of some weights in float32."""
-    return {name: expert[name].float() - base[name].float() for name in names}
