@@ -14,10 +14,13 @@ import yaml
 
 from taskloom.cli.main import invoke
 from taskloom.evaluation.data import SealedSplit
+from taskloom.evaluation.load import load_task
+from taskloom.learn.head import fit_head
 from taskloom.models.encoder import Encoder
 from taskloom.runs.pipeline import run
 from taskloom.runs.result import RunResult
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+from tiny_models import texts
 
 MICRO: dict[str, Any] = {
     "name": "micro",
@@ -72,6 +75,35 @@ def facts(result: RunResult) -> dict[str, Any]:
     for handover in found["handovers"]:
         del handover["snippet"]
     return found
+
+
+def text_task(folder: Path, name: str, count: int, *, seed: int = 0, **more: Any) -> Path:
+    """Write a csv of texts about sport or court and its annotation, with some keys more."""
+    rows = [
+        f"{text},{('court', 'sport')[kind]}" for text, kind in zip(*texts(count, seed=seed), strict=True)
+    ]
+    (folder / f"{name}.csv").write_text("\n".join(["text,label", *rows, ""]), encoding="utf-8")
+    annotation = {
+        "name": name,
+        "title": name,
+        "description": "Whether it is about sport or court.",
+        "source": {"kind": "file", "path": f"{name}.csv"},
+        "columns": {"inputs": "text", "label": "label"},
+        "labels": ["court", "sport"],
+        "license": {"package": "none", "data": "CC0-1.0"},
+        **more,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(annotation), encoding="utf-8")
+    return path
+
+
+def with_head(model: Path, task: Path) -> str:
+    """Give a model of texts the head of a task, fitted on its features; return its directory."""
+    data = load_task(task)
+    features = Encoder.load(model).features(data.train.inputs)
+    fit_head(features, data.train.labels, data.task.label_names, task=data.task.name).save(model)
+    return str(model)
 
 
 def temporaries(*roots: Path) -> list[Path]:

@@ -8,22 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from taskloom.choose.cka import cka_matrix
 from taskloom.choose.sets import facility_location, know2vec
 from taskloom.choose.task_vectors import cosine_matrix
 from taskloom.errors import DataError, PlanError, UnknownName
 from taskloom.evaluation.load import load_task
-from taskloom.learn.head import fit_head
 from taskloom.models.encoder import Encoder
 from taskloom.models.head import Head
 from taskloom.registry import entries
 from taskloom.runs.group import drop_words, group, looked_at, read_matrix
 from taskloom.store.pool import open_pool
-from tiny_models import texts, tiny_bert
+from tiny_models import tiny_bert
 
-from .conftest import MICRO
+from .conftest import MICRO, text_task, with_head
 
 LABELS = 40
 
@@ -83,24 +81,9 @@ def test_by_answers(base, pool):
 def text_pool(tmp_path):
     """A tiny text model that is base and expert at once, and the task that its head is of."""
     folder = tiny_bert(tmp_path / "bert")
-    rows = [f"{text},{('court', 'sport')[kind]}" for text, kind in zip(*texts(80), strict=True)]
-    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
-    task = {
-        "name": "kinds",
-        "title": "Kinds",
-        "description": "Two kinds of text.",
-        "source": {"kind": "file", "path": "rows.csv"},
-        "columns": {"inputs": "text", "label": "label"},
-        "labels": ["court", "sport"],
-        "license": {"package": "none", "data": "CC0"},
-    }
-    path = tmp_path / "kinds.yaml"
-    path.write_text(yaml.safe_dump(task), encoding="utf-8")
-    data = load_task(path)
-    expert = Path(shutil.copytree(folder, tmp_path / "expert"))
-    features = Encoder.load(folder).features(data.train.inputs)
-    fit_head(features, data.train.labels, data.task.label_names, task="kinds").save(expert)
-    return str(folder), {"kinds": str(expert)}, {"kinds": str(path)}
+    task = text_task(tmp_path, "kinds", 80)
+    expert = with_head(Path(shutil.copytree(folder, tmp_path / "expert")), task)
+    return str(folder), {"kinds": expert}, {"kinds": str(task)}
 
 
 def test_texts_are_perturbed(text_pool):

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from taskloom.choose.attribution import jaccard, top_words, word_weights
 from taskloom.choose.prompts import activation_overlap, mean_cosine
 from taskloom.errors import CheckpointError, DataError, PlanError
 from taskloom.evaluation.load import load_task
-from taskloom.learn.head import fit_head
 from taskloom.models.encoder import Encoder
 from taskloom.models.head import Head
 from taskloom.runs.attributed import attributions
 from taskloom.runs.prompted import activations, read_prompt, represent
 from taskloom.runs.select import select
-from tiny_models import texts, tiny_bert
+from tiny_models import tiny_bert
+
+from .conftest import text_task, with_head
 
 LABELS = 24
 
@@ -32,28 +32,10 @@ def world(tmp_path_factory):
     """A tiny base, a task of texts, two experts with heads (one is the base), and soft prompts."""
     root = tmp_path_factory.mktemp("prompts")
     base = tiny_bert(root / "base")
-    rows = [f"{text},{('court', 'sport')[kind]}" for text, kind in zip(*texts(90), strict=True)]
-    (root / "rows.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
-    task = {
-        "name": "kinds",
-        "title": "Kinds",
-        "description": "Two kinds of text.",
-        "source": {"kind": "file", "path": "rows.csv"},
-        "columns": {"inputs": "text", "label": "label"},
-        "labels": ["court", "sport"],
-        "license": {"package": "none", "data": "CC0"},
-    }
-    path = root / "kinds.yaml"
-    path.write_text(yaml.safe_dump(task), encoding="utf-8")
-    data = load_task(path)
-    experts = {}
-    for name, seed in (("same", 0), ("other", 1)):
-        folder = (
-            Path(shutil.copytree(base, root / name)) if not seed else tiny_bert(root / name, seed=seed)
-        )
-        features = Encoder.load(folder).features(data.train.inputs)
-        fit_head(features, data.train.labels, data.task.label_names, task="kinds").save(folder)
-        experts[name] = str(folder)
+    task = text_task(root, "kinds", 90)
+    same = Path(shutil.copytree(base, root / "same"))
+    other = tiny_bert(root / "other", seed=1)
+    experts = {"same": with_head(same, task), "other": with_head(other, task)}
     prompts = {}
     for seed, name in enumerate(("target", "near", "far")):
         draw = torch.Generator().manual_seed(seed)
@@ -64,7 +46,7 @@ def world(tmp_path_factory):
         folder.mkdir()
         save_file({"prompt_embeddings": tokens}, folder / "adapter_model.safetensors")
         prompts[name] = str(folder)
-    return {"base": str(base), "task": str(path), "experts": experts, "prompts": prompts}
+    return {"base": str(base), "task": str(task), "experts": experts, "prompts": prompts}
 
 
 def read(folder):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from taskloom.runs.evaluate import evaluate
 from taskloom.runs.pipeline import run
@@ -17,30 +15,14 @@ from taskloom.runs.plan import Evaluation
 from taskloom.runs.result import ScoreRecord
 from taskloom.runs.snippets import Reproduction
 from taskloom.runs.train import train
-from tiny_models import texts, tiny_bert
+from tiny_models import tiny_bert
+
+from .conftest import text_task
 
 
 def annotate(folder: Path, name: str, seed: int, *, metric="accuracy") -> Path:
-    """Write a csv of texts about sport or court, and its annotation."""
-    inputs, labels = texts(160, seed=seed)
-    with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["text", "kind"])
-        rows.writerows(zip(inputs, ["court" if y == 0 else "sport" for y in labels], strict=True))
-    path = folder / f"{name}.yaml"
-    annotation = {
-        "name": name,
-        "title": name,
-        "description": "Whether it is about sport or court.",
-        "source": {"kind": "file", "path": f"{name}.csv"},
-        "columns": {"inputs": "text", "label": "kind"},
-        "labels": ["court", "sport"],
-        "near_duplicate": 1.0,
-        "metric": metric,
-        "license": {"package": "none", "data": "CC0-1.0"},
-    }
-    path.write_text(yaml.safe_dump(annotation), encoding="utf-8")
-    return path
+    """Write 160 texts and their annotation, none of them left out for being alike."""
+    return text_task(folder, name, 160, seed=seed, near_duplicate=1.0, metric=metric)
 
 
 @pytest.fixture(scope="module")
