@@ -14,7 +14,9 @@ from taskloom.errors import NumericalError
 from taskloom.learn.mixtures.domains import Domain, Weights, check_domains
 from taskloom.learn.mixtures.proxy import (
     ByteModel,
+    Count,
     ProxyOptions,
+    Rate,
     byte_losses,
     mean_loss,
     optimiser,
@@ -43,11 +45,11 @@ def doremi(
     progress: Progress,
     /,
     *,
-    steps: Annotated[int, Field(ge=1)] = 300,
-    batch_size: Annotated[int, Field(ge=1)] = 32,
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3,
-    hidden: Annotated[int, Field(ge=1)] = 192,
-    max_bytes: Annotated[int, Field(ge=1)] = 192,
+    steps: Count = 300,
+    batch_size: Count = 32,
+    learning_rate: Rate = 3e-3,
+    hidden: Count = 192,
+    max_bytes: Count = 192,
     step_size: Annotated[float, Field(gt=0)] = 1.0,
     smoothing: Annotated[float, Field(ge=0, le=1)] = 1e-3,
 ) -> Weights:

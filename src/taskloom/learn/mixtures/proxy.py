@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from taskloom.errors import DataError, NumericalError, PlanError
 from taskloom.progress import Progress, silent
+
+#: of the options of rules that train proxies
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
 
 _START = 256  # stands for what is before the first byte
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from taskloom.errors import DataError, NumericalError
 from taskloom.learn.mixtures.domains import Domain, Weights, check_domains
-from taskloom.learn.mixtures.proxy import ProxyOptions, mean_loss, train_proxy
+from taskloom.learn.mixtures.proxy import Count, ProxyOptions, Rate, mean_loss, train_proxy
 from taskloom.progress import Progress
 from taskloom.registry import register
 
@@ -38,11 +38,11 @@ def visatb(
     *,
     mini: Annotated[float, Field(gt=0, lt=1)] = 1 / 32,
     temperature: Annotated[float, Field(gt=0)] = 0.5,
-    steps: Annotated[int, Field(ge=1)] = 200,
-    batch_size: Annotated[int, Field(ge=1)] = 32,
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 3e-3,
-    hidden: Annotated[int, Field(ge=1)] = 192,
-    max_bytes: Annotated[int, Field(ge=1)] = 192,
+    steps: Count = 200,
+    batch_size: Count = 32,
+    learning_rate: Rate = 3e-3,
+    hidden: Count = 192,
+    max_bytes: Count = 192,
 ) -> Weights:
     """Weigh tasks by what they give to others, what they get from others, and how hard they are.
 
