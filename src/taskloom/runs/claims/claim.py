@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib import resources
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import Field
@@ -20,6 +20,7 @@ from taskloom.errors import UnknownName
 from taskloom.evaluation.strict import Strict, parse
 from taskloom.runs.claims.suite import Kind
 
+M = TypeVar("M", bound=Strict)
 Family = Literal[
     "averages and paths",
     "task arithmetic",
@@ -92,6 +93,21 @@ class Record(Strict):
     claims: list[Claim] = Field(min_length=1)
 
 
+def packaged(model: type[M], file: str) -> dict[str, M]:
+    """Read what a file of the folder ``data`` says of methods, by name, in the order of the file.
+
+    Raises
+    ------
+    PlanError
+        The file breaks its schema.
+    """
+    text = resources.files("taskloom").joinpath("data", file).read_text("utf-8")
+    return {
+        name: parse(model, content, where=f"{file}, {name}")
+        for name, content in yaml.safe_load(text).items()
+    }
+
+
 @lru_cache
 def records() -> dict[str, Record]:
     """Return the record of every method by name, in the order of the file.
@@ -101,11 +117,7 @@ def records() -> dict[str, Record]:
     PlanError
         The file breaks its schema.
     """
-    text = resources.files("taskloom").joinpath("data/claims.yaml").read_text("utf-8")
-    return {
-        name: parse(Record, content, where=f"claims.yaml, {name}")
-        for name, content in yaml.safe_load(text).items()
-    }
+    return packaged(Record, "claims.yaml")
 
 
 def record(method: str) -> Record:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib import resources
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
 from taskloom import registry
 from taskloom.errors import PlanError
-from taskloom.evaluation.strict import Strict, parse
-from taskloom.runs.claims.claim import Claim, Record, records
+from taskloom.evaluation.strict import Strict
+from taskloom.runs.claims.claim import Claim, Record, packaged, records
 from taskloom.runs.claims.suite import Kind, Suite
 
 #: in the order in which they are listed
@@ -79,11 +77,7 @@ def learned() -> dict[str, Learned]:
     PlanError
         The file breaks its schema.
     """
-    text = resources.files("taskloom").joinpath("data/learned.yaml").read_text("utf-8")
-    return {
-        name: parse(Learned, content, where=f"learned.yaml, {name}")
-        for name, content in yaml.safe_load(text).items()
-    }
+    return packaged(Learned, "learned.yaml")
 
 
 def known(method: str) -> Record | Learned | None:
