@@ -89,6 +89,12 @@ def test_the_largest_pool_is_the_one_that_counts():
     ]
 
 
+def test_a_larger_pool_of_fewer_seeds_does_not_count():
+    rows = [row("ties", {}, count=8, seed=seed) for seed in range(3)]
+    rows += [row("ties", {}, count=12), row("base", {}, count=2), row("base", {}, count=2, seed=1)]
+    assert scopes(rows) == [Scope("text", "full", 8)]
+
+
 def test_differences_are_of_common_cells():
     one, other = {(0, "s", "a"): 0.75, (1, "s", "a"): 0.5}, {(0, "s", "a"): 0.5}
     assert differences(one, other) == {(0, "s", "a"): 0.25}

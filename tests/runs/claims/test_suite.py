@@ -23,6 +23,15 @@ def test_built_in_suites_load_and_keep_tasks_apart(name):
     check_overlaps([get_task(task.task) for task in suite.tasks])
 
 
+def test_pools_of_other_sizes_are_planned_for_the_seeds_that_a_suite_names(tmp_path):
+    planned = {"seeds": [0, 1], "counts": [2, 3, 4], "pool": 3}
+    some = load_suite(write_suite(tmp_path / "a.yaml", **planned, growing=[1]))
+    assert [some.sizes(seed) for seed in (0, 1)] == [[3], [2, 3, 4]]
+    assert load_suite(write_suite(tmp_path / "b.yaml", **planned)).sizes(0) == [2, 3, 4]
+    largest = load_suite(write_suite(tmp_path / "c.yaml", **{**planned, "pool": None}, growing=[]))
+    assert largest.sizes(0) == [4]
+
+
 def test_the_text_suite_trains_both_kinds_of_experts():
     assert set(load_suite("text").experts) == set(KINDS) == {"full", "lora"}
 
@@ -51,7 +60,8 @@ def test_a_task_may_have_limits_of_its_own(tmp_path):
 
 def test_the_digest_covers_what_decides_a_number_and_no_title(tmp_path):
     suite = load_suite(write_suite(tmp_path / "a.yaml"))
-    same = load_suite(write_suite(tmp_path / "b.yaml", title="Another", seeds=[5], counts=[3]))
+    planned = {"seeds": [5], "counts": [2, 3], "pool": 2, "growing": []}
+    same = load_suite(write_suite(tmp_path / "b.yaml", title="Another", **planned))
     other = load_suite(write_suite(tmp_path / "c.yaml", limits={"train": 61}))
     assert suite.digest == same.digest != other.digest
 
@@ -71,6 +81,8 @@ def test_the_digest_covers_what_decides_a_number_and_no_title(tmp_path):
         ({"counts": [2, 5]}, "counts: 5 tasks are wanted of 4"),
         ({"counts": [4, 2]}, "counts: expected numbers in ascending order, each once, found [4, 2]"),
         ({"counts": [1]}, "greater than or equal to 2"),
+        ({"counts": [2, 4], "pool": 3}, "pool: expected one of [2, 4], found 3"),
+        ({"seeds": [0, 1], "growing": [0, 2]}, "growing: expected some of the seeds [0, 1], found 2"),
         ({"seeds": [0, 0]}, "seeds: expected numbers in ascending order"),
         ({"seeds": [-1]}, "greater than or equal to 0"),
         ({"base": {"title": "none"}}, "base needs exactly one of path, hub, packaged, built"),

@@ -84,7 +84,7 @@ class Ledger:
 
     @cached_property
     def scopes(self) -> list[Scope]:
-        """The largest pool of every suite and kind of experts."""
+        """The pool of every suite and kind of experts that claims rest on."""
         return scopes(self.rows)
 
     @property
@@ -93,7 +93,7 @@ class Ledger:
         return sorted({scope.experts for scope in self.scopes})
 
     def of_kind(self, kind: str) -> list[Scope]:
-        """Return the largest pools of one kind of experts, of all suites."""
+        """Return the pools of one kind of experts that claims rest on, of all suites."""
         return [scope for scope in self.scopes if scope.experts == kind]
 
     def verdicts(self, method: str, claim: Claim) -> dict[str, Verdict]:
@@ -174,7 +174,7 @@ class Ledger:
                 (name, kind, seed, count, method)
                 for kind in suite.experts
                 for seed in suite.seeds
-                for count in suite.counts
+                for count in suite.sizes(seed)
                 for method in names
             }
             if lacking := planned - there:

@@ -58,15 +58,18 @@ class Mean:
 
 
 def scopes(rows: Iterable[Row]) -> list[Scope]:
-    """Return the largest pool of every suite and kind of experts, sorted.
+    """Return the pool of every suite and kind of experts that claims are checked on, sorted.
 
-    That pool is what claims are checked on; smaller ones belong to the picture of growing pools.
+    It is the one with rows of most seeds, and of those the largest; the others belong to the picture of
+    growing pools.
     """
-    largest: dict[tuple[str, str], int] = {}
+    seeds: dict[Scope, set[int]] = {}
     for row in rows:
-        key = row.suite, row.experts
-        largest[key] = max(largest.get(key, 0), row.count)
-    return [Scope(suite, experts, count) for (suite, experts), count in sorted(largest.items())]
+        seeds.setdefault(Scope(row.suite, row.experts, row.count), set()).add(row.seed)
+    best: dict[tuple[str, str], Scope] = {}
+    for scope in sorted(seeds, key=lambda scope: (len(seeds[scope]), scope.count)):
+        best[scope.suite, scope.experts] = scope
+    return [best[key] for key in sorted(best)]
 
 
 def index(rows: Iterable[Row]) -> Index:

@@ -95,7 +95,8 @@ def _state(ledger: Ledger) -> str:
         for each in ledger.missing
     ]
     said = '!!! warning "Not all of it has been measured"\n\n    '
-    said += "The run is meant to have every method, kind of experts, size of pool and seed. "
+    said += "The run is meant to have every method and kind of experts on every seed, and pools of all "
+    said += "sizes on those that a suite names. "
     said += "; ".join(lines) + ". "
     if any(len(each.measured) == 1 for each in ledger.missing):
         said += "An interval over one seed is over tasks only: it does not know how much another "

@@ -53,7 +53,8 @@ class Wanted:
         Merging methods, compositions (`taskloom.runs.claims.learned`), ``base`` or ``expert``; all
         merging methods, ``base`` and ``expert`` if None.
     counts
-        Sizes of the pools, at most the number of a suite's tasks.
+        Sizes of the pools, at most the number of a suite's tasks; if None what the suite plans for
+        each seed.
     """
 
     seeds: Sequence[int] | None = None
@@ -61,8 +62,8 @@ class Wanted:
     methods: Sequence[str] | None = None
     counts: Sequence[int] | None = None
 
-    def of(self, suite: Suite) -> tuple[list[int], list[Kind], list[int]]:
-        """Return seeds, kinds and counts for one suite.
+    def of(self, suite: Suite) -> tuple[dict[int, list[int]], list[Kind]]:
+        """Return the sizes of the pools by seed, and the kinds of experts, for one suite.
 
         Raises
         ------
@@ -78,7 +79,8 @@ class Wanted:
                     hint=f"It has {len(suite.tasks)}; give a number from 2 to that",
                 )
         kinds = [kind for kind in suite.experts if self.kinds is None or kind in self.kinds]
-        return list(self.seeds or suite.seeds), kinds, sorted(set(self.counts or suite.counts))
+        seeds = self.seeds or suite.seeds
+        return {seed: sorted(set(self.counts or suite.sizes(seed))) for seed in seeds}, kinds
 
     def names(self) -> list[str]:
         """Return the methods in the order in which they are measured: yardsticks first.
@@ -255,8 +257,8 @@ def _stages(
 ) -> Iterator[tuple[_Place, Stage, Scorer]]:
     loaded = [(str(each), load_suite(each)) for each in (suites or suite_names())]
     plans = [(name, suite, *wanted.of(suite)) for name, suite in loaded]  # checked before one is run
-    for name, suite, seeds, kinds, counts in plans:
-        for seed in seeds:
+    for name, suite, seeds, kinds in plans:
+        for seed, counts in seeds.items():
             ground = lay_ground(suite, seed, progress=progress)
             scorer = Scorer(ground.encoder, ground.tasks, ground.heads, suite.evaluation)
             for kind in kinds:

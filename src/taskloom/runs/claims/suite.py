@@ -27,6 +27,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 #: what decides the result of a training besides its options, and is therefore no option here
 _OURS = ("method", "seed")
+#: says what is measured, and decides no number
+_PLANNED = ("title", "seeds", "counts", "pool", "growing")
 
 
 class SuiteTask(Strict):
@@ -66,6 +68,12 @@ class Suite(Strict):
     counts: list[Annotated[int, Field(ge=2)]] = Field(
         [2, 4, 6, 8], min_length=1, description="Sizes of the pools that are merged."
     )
+    pool: int | None = Field(
+        None, ge=2, description="The size that claims rest on, one of ``counts``; the largest if None."
+    )
+    growing: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, description="Seeds on which pools of all sizes are measured; all seeds if None."
+    )
     evaluation: Evaluation = Evaluation()
     statistics: dict[str, Collecting] = Field(
         {}, description="By name; a statistic that is not named is collected with its defaults."
@@ -84,10 +92,10 @@ class Suite(Strict):
             return {kind: {} if options is None else options for kind, options in value.items()}
         return value
 
-    @field_validator("seeds", "counts")
+    @field_validator("seeds", "counts", "growing")
     @classmethod
-    def _ascending(cls, value: list[int]) -> list[int]:
-        if value != sorted(set(value)):
+    def _ascending(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and value != sorted(set(value)):
             raise ValueError(f"expected numbers in ascending order, each once, found {value}")
         return value
 
@@ -105,12 +113,22 @@ class Suite(Strict):
     def _enough_tasks(self) -> Suite:
         if self.counts[-1] > len(self.tasks):
             raise ValueError(f"counts: {self.counts[-1]} tasks are wanted of {len(self.tasks)}")
+        if self.pool is not None and self.pool not in self.counts:
+            raise ValueError(f"pool: expected one of {self.counts}, found {self.pool}")
+        if strange := sorted({*(self.growing or ())} - {*self.seeds}):
+            raise ValueError(f"growing: expected some of the seeds {self.seeds}, found {strange[0]}")
         return self
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides a number; the title does not."""
-        return canonical_digest(self.model_dump(mode="json", exclude={"title", "seeds", "counts"}))
+        return canonical_digest(self.model_dump(mode="json", exclude={*_PLANNED}))
+
+    def sizes(self, seed: int) -> list[int]:
+        """Return the sizes of the pools that are measured on a seed, ascending."""
+        if self.growing is None or seed in self.growing:
+            return self.counts
+        return [self.pool or self.counts[-1]]
 
     def plan(self, kind: Kind, seed: int) -> Plan:
         """Return the plan of one pool: all tasks, experts of that kind and seed.
