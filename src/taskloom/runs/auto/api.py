@@ -24,7 +24,7 @@ from taskloom.runs.auto.ending import Checked, Tested, check, look_at_test, righ
 from taskloom.runs.auto.ground import lay
 from taskloom.runs.auto.handing import hand_winner
 from taskloom.runs.auto.ladder import ETA
-from taskloom.runs.auto.looking import calibrate, look
+from taskloom.runs.auto.looking import calibrate, left_out, look
 from taskloom.runs.auto.page import write_page
 from taskloom.runs.auto.portfolio import Wishes, check_methods, check_names, portfolio
 from taskloom.runs.auto.purse import Clock, Purse
@@ -305,6 +305,12 @@ def _notes(
         )
     if unseen:
         found.append(f"There was no time to look at the experts {', '.join(unseen)}.")
+    without = left_out(bench)
+    if without:
+        found.append(
+            f"The experts were ranked without {', '.join(without)}, which needs two labels of every "
+            "class, and a class has one among those that were looked at."
+        )
     failed = [f"{e.member.name} ({e.dropped})" for e in climbed.tried if e.dropped.startswith("failed")]
     if failed:
         found.append(f"Could not be tried: {'; '.join(failed)}.")

@@ -148,6 +148,8 @@ def lay(data: TaskData, *, seed: int, head: Head | None = None) -> Ground:
         _check_room(data, search, check, least=2)
         fit, regime = nested(labels, train, seed), "held out" if head is None else "unlabeled"
     search = nested(labels, search, seed)
+    if head is None:
+        _check_classes(data, labels[search if regime == "cross-validation" else fit])
     fit = search if regime == "cross-validation" else fit
     return Ground(data, together, regime, fit, search, np.sort(check), head, seed)  # type: ignore[arg-type]
 
@@ -203,6 +205,17 @@ def _check_room(data: TaskData, search: Rows, check: Rows, *, least: int) -> Non
             f"task {data.task.name!r}: {len(search)} examples to choose by and {len(check)} to check "
             f"with are too few, expected {least} of each",
             hint="Label more examples, or give a larger validation split",
+        )
+
+
+def _check_classes(data: TaskData, labels: NDArray[np.int64]) -> None:
+    present = np.unique(labels)
+    if len(present) < 2:
+        name = data.task.label_names[present[0]]
+        raise DataError(
+            f"task {data.task.name!r}: all {len(labels)} labels to fit on and choose by are {name!r}, "
+            "expected two classes or more beside those that are kept for the check",
+            hint="Label more examples of the other classes",
         )
 
 

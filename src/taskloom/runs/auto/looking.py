@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from taskloom.choose.rank import DEFAULT_SCORES, rank
+from taskloom.choose.rank import DEFAULT_SCORES, ScoreSpec, rank
 from taskloom.runs.auto.costs import Costs
 from taskloom.runs.auto.making import as_it_is
 from taskloom.runs.auto.portfolio import BASE, Member
@@ -21,6 +22,8 @@ from taskloom.store.pool import Pool
 
 #: share of the budget that looking at experts may take
 SHARE = 0.25
+#: scores that hold examples out class by class, and refuse a class of one
+PAIRED = ("linear_probe",)
 
 
 def base_member(pool: Pool) -> Member:
@@ -48,7 +51,7 @@ def look(bench: Workbench, purse: Purse, costs: Costs) -> tuple[list[str], list[
     """Rank the experts on the smallest lot.
 
     With labels by the scores of ``taskloom select`` at its defaults, the places of an expert added up;
-    without by `surety` under the head that was given. Experts are run in pool order until a quarter of
+    those of `PAIRED` are left out where a class has one label among the rows that are looked at. Without by `surety` under the head that was given. Experts are run in pool order until a quarter of
     the budget is gone.
 
     Returns
@@ -94,10 +97,44 @@ def _ranked(bench: Workbench, experts: Sequence[Candidate], rows: Any) -> list[s
         values = {name: surety(head.probabilities(own)) for name, own in features.items()}
         return sorted(values, key=values.__getitem__, reverse=True)
     places = dict.fromkeys(features, 0)
-    for ranking in rank(features, bench.ground.examples.labels[rows], DEFAULT_SCORES):
+    labels = bench.ground.examples.labels[rows]
+    for ranking in rank(features, labels, usable(DEFAULT_SCORES, labels)[0]):
         for entry in ranking.entries:
             places[entry.expert] += entry.rank
     return sorted(places, key=places.__getitem__)
+
+
+def usable(
+    scores: Sequence[ScoreSpec], labels: NDArray[np.int64]
+) -> tuple[list[ScoreSpec], tuple[str, ...]]:
+    """Return the scores that labels are enough for, and the names of those that are left out.
+
+    Parameters
+    ----------
+    scores
+        As of `taskloom.choose.rank.rank`.
+    labels
+        (N,). Where a class has one label, the scores of `PAIRED` are left out.
+
+    Examples
+    --------
+    >>> usable(["logme", "linear_probe"], np.array([0, 1, 1]))
+    (['logme'], ('linear_probe',))
+    """
+    if np.unique(labels, return_counts=True)[1].min() > 1:
+        return list(scores), ()
+    named = [(each if isinstance(each, str) else each[0], each) for each in scores]
+    return [each for name, each in named if name not in PAIRED], tuple(
+        name for name, _ in named if name in PAIRED
+    )
+
+
+def left_out(bench: Workbench) -> tuple[str, ...]:
+    """Return the scores that the first look did without, for want of two labels in every class."""
+    if bench.ground.head is not None or len(bench.pool) == 1:
+        return ()
+    rows = bench.ground.fit[: _first(bench)]
+    return usable(DEFAULT_SCORES, bench.ground.examples.labels[rows])[1]
 
 
 def _first(bench: Workbench) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taskloom.learn.head import ABSENT_BIAS
 from taskloom.learn.probe import Batch
 from taskloom.learn.probe import Examples as Batches
 from taskloom.learn.problem import Problem
@@ -74,9 +75,15 @@ class Workbench:
         return self.desk.reader.workspace
 
     def head(self, candidate: Candidate, rows: Rows) -> Head:
-        """Return the target's head on a model's features: fitted to rows, or the one that was given."""
+        """Return the target's head on a model's features: fitted to rows, or the one that was given.
+
+        Rows of one class, as a fold leaves where another has a single label, get a head that says it.
+        """
         if self.ground.head is not None:
             return self.ground.head
+        present = np.unique(self.ground.examples.labels[rows])
+        if len(present) == 1:
+            return _always(self, int(present[0]))
         return head_for(
             self.workspace,
             self.ground.data.task,
@@ -150,6 +157,15 @@ class Lot:
             on = replace(on, batches=inputs, validation={})
         journal = bench.workspace.entry("searches", [self.digest, key], ".jsonl")
         return replace(on, merge=Merges(pool), journal=journal)
+
+
+def _always(bench: Workbench, label: int) -> Head:
+    """Return a head that gives everything one class."""
+    task = bench.ground.data.task
+    names, dim = tuple(task.label_names), bench.desk.reader.encoder.dim
+    bias = np.full(len(names), ABSENT_BIAS, dtype=np.float32)
+    bias[label] = 0.0
+    return Head(np.zeros((len(names), dim), dtype=np.float32), bias, names, task.name)
 
 
 def _without_labels(batches: Batches) -> Batches:
