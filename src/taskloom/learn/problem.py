@@ -53,6 +53,9 @@ class Problem:
         where it was; None: an interrupted fit begins anew.
     unfinished
         Folder in which a fit by gradient keeps its state until it ends, likewise; None keeps none.
+    fitting
+        Digest of all that decides the small module that is fitted, by which its state is found again;
+        `taskloom.learn.modules.kit.opening.fit_module` fills it in.
     borrow
         A fit may build the merged weights in the memory of the probes' modules, which have the base's
         again when it ends: one model less in memory. Nobody else may run the modules meanwhile, and the
@@ -82,6 +85,7 @@ class Problem:
     journal: Path | None = None
     unfinished: Path | None = None
     borrow: bool = False
+    fitting: str = ""
 
     def __post_init__(self) -> None:
         Pool(self.base, tuple(Expert(name, weights) for name, weights in self.experts.items()))

@@ -113,7 +113,7 @@ def cat(
         )
 
     how = Descent(epochs * len(mixed), learning_rate, warmup=warmup)
-    return descend(scores, losses, build, how, name="cat", progress=on.progress)
+    return descend(scores, losses, build, how, name="cat", on=on)
 
 
 def _start(seed: int, tensor: str, count: int, start: str, normalise: bool) -> Tensor:

@@ -15,7 +15,7 @@ from taskloom.errors import PlanError
 from taskloom.learn.fitted import Step
 from taskloom.learn.modules.kit.adapters import Sources, adapter_edits
 from taskloom.learn.modules.kit.artefact import FittedModule
-from taskloom.learn.modules.kit.descend import Descent, descend
+from taskloom.learn.modules.kit.descend import Beyond, Descent, descend
 from taskloom.learn.modules.kit.ending import Ending, Top
 from taskloom.learn.modules.kit.hooks import Edit, Pass
 from taskloom.learn.modules.kit.losses import labelled_loss
@@ -120,6 +120,14 @@ def scalearn(
             best.update(score=score, epoch=done // len(batches))
             best["kept"] = {key: t.detach().clone() for key, t in parameters.items()}
 
+    def save() -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return best.get("kept", {}), {"score": best["score"], "epoch": best["epoch"]}
+
+    def resume(tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
+        best.update(told)
+        if tensors:
+            best["kept"] = dict(tensors)
+
     def build(trace: tuple[Step, ...]) -> FittedModule:
         with torch.no_grad():
             for key, kept in best.get("kept", {}).items():
@@ -139,7 +147,8 @@ def scalearn(
         )
 
     how = Descent(epochs * len(batches), learning_rate, "linear")
-    return descend(parameters, losses, build, how, name="scalearn", progress=on.progress, watch=watch)
+    more = Beyond(save, resume)
+    return descend(parameters, losses, build, how, name="scalearn", on=on, watch=watch, beyond=more)
 
 
 def _only(on: Problem, task: str | None) -> str:

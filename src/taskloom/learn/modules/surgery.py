@@ -90,7 +90,7 @@ def surgery(
         )
 
     how = Descent(steps, learning_rate, together=False)
-    return descend(parameters, losses, build, how, name="surgery", progress=on.progress)
+    return descend(parameters, losses, build, how, name="surgery", on=on)
 
 
 def feature_pairs(

@@ -119,7 +119,7 @@ def surgery_v2(
         )
 
     how = Descent(steps, learning_rate, together=False)
-    return descend(parameters, losses, build, how, name="surgery_v2", progress=on.progress)
+    return descend(parameters, losses, build, how, name="surgery_v2", on=on)
 
 
 def block_edits(tensors: Mapping[str, Tensor], places: Mapping[str, list[str]], task: str) -> list[Edit]:

@@ -143,7 +143,7 @@ def tinting(
     how = Descent(epochs, learning_rate, together=False)
     with vectors:
         blend = Blend(on, vectors)
-        return descend(parameters, losses, build, how, name="tinting", progress=on.progress)
+        return descend(parameters, losses, build, how, name="tinting", on=on)
 
 
 def _leaf(tensor: Tensor) -> Tensor:

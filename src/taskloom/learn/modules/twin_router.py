@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from taskloom.errors import CheckpointError, NumericalError, PlanError
 from taskloom.learn.fitted import Step
 from taskloom.learn.modules.kit.artefact import FittedModule
-from taskloom.learn.modules.kit.descend import Descent, descend
+from taskloom.learn.modules.kit.descend import Beyond, Descent, descend
 from taskloom.learn.modules.kit.ending import edited_logits
 from taskloom.learn.modules.kit.exclusive import Exclusives, read_parts_table
 from taskloom.learn.modules.kit.hooks import Edit, Pass, attached, token_mean
@@ -110,6 +110,22 @@ def twin_router(
                     best.update(score=score, epoch=done // groups)
                     best["kept"] = {name: t.clone() for name, t in router.state_dict().items()}
 
+        def save() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            tensors = {f"running/{name}": tensor for name, tensor in router.named_buffers()}
+            tensors |= {f"kept/{name}": tensor for name, tensor in best.get("kept", {}).items()}
+            told = {"score": best["score"], "epoch": best.get("epoch", 0)}
+            return {**tensors, "generator": torch.get_rng_state()}, told
+
+        def resume(tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
+            with torch.no_grad():
+                for name, tensor in router.named_buffers():
+                    tensor.copy_(tensors[f"running/{name}"])
+            best.update(told)
+            kept = {n.removeprefix("kept/"): t for n, t in tensors.items() if n.startswith("kept/")}
+            if kept:
+                best["kept"] = kept
+            torch.set_rng_state(tensors["generator"])
+
         def build(trace: tuple[Step, ...]) -> FittedModule:
             if "kept" in best:
                 router.load_state_dict(best["kept"])
@@ -140,8 +156,9 @@ def twin_router(
             build,
             how,
             name="twin_router",
-            progress=on.progress,
+            on=on,
             watch=watch,
+            beyond=Beyond(save, resume),
         )
 
 

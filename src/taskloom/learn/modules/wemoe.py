@@ -133,7 +133,7 @@ def wemoe(
         )
 
     how = Descent(steps, learning_rate, schedule)
-    return descend(parameters, losses, build, how, name="wemoe", progress=on.progress)
+    return descend(parameters, losses, build, how, name="wemoe", on=on)
 
 
 def mlps_of(probe: Probe, pattern: str) -> dict[str, tuple[str, ...]]:

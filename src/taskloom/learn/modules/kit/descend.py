@@ -1,20 +1,26 @@
-"""The loop that fits a module: Adam, a trace, and a stop that keeps the last good numbers."""
+"""The loop that fits a module: Adam, a trace, and a stop that keeps the last good numbers.
+
+Where the problem has a folder for unfinished fits, the state is kept there until the fit ends, and the
+same call goes on from it to the same bits.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from taskloom.errors import NumericalError
+from taskloom.learn.coefficients.unfinished import Stand, Unfinished
 from taskloom.learn.fitted import Step
 from taskloom.learn.modules.kit.artefact import FittedModule
-from taskloom.progress import Progress, silent
+from taskloom.learn.problem import Problem
+from taskloom.store.cache import canonical_digest
 
 #: step, counted from 0 -> task and loss, one after the other
 Losses = Callable[[int], Iterable[tuple[str, Tensor]]]
@@ -76,6 +82,22 @@ class Descent:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, rest))) if self.schedule == "cosine" else 1.0
 
 
+@dataclass(frozen=True)
+class Beyond:
+    """What a fit hangs on besides its parameters: what was best so far, running means, a generator.
+
+    Attributes
+    ----------
+    save
+        Returns tensors by name, and JSON-ready data.
+    resume
+        Takes the same back.
+    """
+
+    save: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]]
+    resume: Callable[[Mapping[str, Tensor], Mapping[str, Any]], None]
+
+
 def descend(
     parameters: Mapping[str, Tensor],
     losses: Losses,
@@ -83,8 +105,9 @@ def descend(
     how: Descent,
     *,
     name: str,
-    progress: Progress = silent,
+    on: Problem,
     watch: Callable[[int], None] | None = None,
+    beyond: Beyond | None = None,
 ) -> FittedModule:
     """Move parameters down the gradient, in place, and build the module from them.
 
@@ -93,63 +116,177 @@ def descend(
     parameters
         Leaves that require grad.
     losses
-        Computes the loss of every task, lazily: the graph of one is freed before the next.
+        Computes the loss of every task, lazily: the graph of one is freed before the next. What it draws
+        hangs on the step alone, or on what ``beyond`` keeps.
     build
         Makes the module of the parameters as they are and of the trace.
     name
         Of the module, for messages.
+    on
+        Who is told how far it is, and where the state of an unfinished fit is kept: nowhere unless
+        `Problem.fitting` says what is fitted.
     watch
         Called after each step, with how many are done.
+    beyond
+        What else the next step hangs on.
 
     Raises
     ------
     ModuleStopped
         A loss that is not finite; it carries the module of the last step whose loss was.
+    IntegrityError
+        The state of an unfinished fit is damaged.
     """
-    groups = [
-        {"params": [tensor], "lr": how.rates.get(key, how.learning_rate)}
-        for key, tensor in parameters.items()
-    ]
-    adam = torch.optim.AdamW(groups, weight_decay=how.weight_decay)
-    pace = torch.optim.lr_scheduler.LambdaLR(adam, how.share)
-    good = _copied(parameters)
-    trace: list[Step] = []
-    begun = time.perf_counter()
-    for step in range(how.steps):
+    fit = _Fit(parameters, how, beyond)
+    kept = _unfinished(on, name, how, parameters)
+    stand = kept.load()
+    if stand is not None:
+        fit.go_back(stand)
+    try:
+        while len(fit.trace) < how.steps:
+            try:
+                values = fit.step(losses)
+            except _NotFiniteError as error:
+                step = len(fit.trace)
+                fit.restore()
+                raise ModuleStopped(
+                    f"{name}: the loss of task {error.task!r} is {error.number} at step {step + 1}; the "
+                    f"module of {max(step - 1, 0)} steps is kept in the error's 'fitted'",
+                    _told(build(tuple(fit.trace)), fit),
+                    hint="Lower learning_rate, or check the weights and the inputs of the task",
+                ) from None
+            fit.note(values)
+            if watch is not None:
+                watch(len(fit.trace))
+            kept.save_in_time(fit.stand)
+            on.progress(name, len(fit.trace), how.steps)
+    except ModuleStopped:
+        kept.end()
+        raise
+    except BaseException:
+        if kept.kept and fit.whole:
+            kept.save(fit.stand())
+        raise
+    found = _told(build(tuple(fit.trace)), fit)
+    kept.end()
+    return found
+
+
+class _NotFiniteError(Exception):
+    def __init__(self, task: str, number: float) -> None:
+        super().__init__(task)
+        self.task, self.number = task, number
+
+
+class _Fit:
+    """Parameters on their way down, with all that the next step hangs on."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], how: Descent, beyond: Beyond | None) -> None:
+        self._parameters, self._how, self._beyond = parameters, how, beyond
+        groups = [
+            {"params": [tensor], "lr": how.rates.get(key, how.learning_rate)}
+            for key, tensor in parameters.items()
+        ]
+        self._adam = torch.optim.AdamW(groups, weight_decay=how.weight_decay)
+        self._pace = torch.optim.lr_scheduler.LambdaLR(self._adam, how.share)
+        self._good = _copied(parameters)
+        self._begun = time.perf_counter()
+        self.trace: list[Step] = []
+        self.resumed: list[int] = []
+        #: no step is half done
+        self.whole = True
+
+    def step(self, losses: Losses) -> dict[str, float]:
+        """Move down once; return the losses by task."""
+        self.whole = False
         values: dict[str, float] = {}
-        before = _copied(parameters)
-        for task, loss in losses(step):
+        before = _copied(self._parameters)
+        for task, loss in losses(len(self.trace)):
             number = float(loss.detach())
             if not math.isfinite(number):
-                _restore(parameters, good)
-                raise ModuleStopped(
-                    f"{name}: the loss of task {task!r} is {number} at step {step + 1}; the module with "
-                    f"the numbers of {max(step - 1, 0)} steps is kept in the error's 'fitted'",
-                    build(tuple(trace)),
-                    hint="Lower learning_rate, or check the weights and the inputs of the task",
-                )
+                raise _NotFiniteError(task, number)
             loss.backward()  # type: ignore[no-untyped-call]
             values[f"loss {task}"] = values.get(f"loss {task}", 0.0) + number
-            if not how.together:
-                adam.step()
-                adam.zero_grad()
-        adam.step()  # a step after each task has left no gradients
-        adam.zero_grad()
-        pace.step()
-        good = before
-        seconds = time.perf_counter() - begun
-        trace.append(Step(step=step + 1, loss=sum(values.values()), seconds=seconds, values=values))
-        progress(name, step + 1, how.steps)
-        if watch is not None:
-            watch(step + 1)
-    return build(tuple(trace))
+            if not self._how.together:
+                self._adam.step()
+                self._adam.zero_grad()
+        self._adam.step()  # a step after each task has left no gradients
+        self._adam.zero_grad()
+        self._pace.step()
+        self._good = before
+        return values
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """Put a step that was made into the trace."""
+        seconds = time.perf_counter() - self._begun
+        self.trace.append(Step(len(self.trace) + 1, sum(values.values()), seconds, dict(values)))
+        self.whole = True
+
+    def restore(self) -> None:
+        """Put the last good numbers back."""
+        with torch.no_grad():
+            for key, tensor in self._parameters.items():
+                tensor.copy_(self._good[key])
+
+    def stand(self) -> Stand:
+        """Return all that the next step hangs on."""
+        tensors = {f"now/{key}": tensor.detach() for key, tensor in self._parameters.items()}
+        tensors |= {f"good/{key}": tensor for key, tensor in self._good.items()}
+        for key, tensor in self._parameters.items():
+            for what, value in self._adam.state.get(tensor, {}).items():
+                tensors[f"adam/{what}/{key}"] = value
+        plain: dict[str, Any] = {
+            "pace": self._pace.last_epoch,
+            "seconds": time.perf_counter() - self._begun,
+            "resumed": self.resumed,
+            "beyond": None,
+        }
+        if self._beyond is not None:
+            more, plain["beyond"] = self._beyond.save()
+            tensors |= {f"beyond/{key}": tensor for key, tensor in more.items()}
+        return Stand({key: t.clone() for key, t in tensors.items()}, plain, tuple(self.trace))
+
+    def go_back(self, stand: Stand) -> None:
+        """Stand where a fit stood that was interrupted."""
+        tensors, plain = stand.tensors, stand.plain
+        with torch.no_grad():
+            for key, tensor in self._parameters.items():
+                tensor.copy_(tensors[f"now/{key}"])
+                moments = {
+                    what: tensors[f"adam/{what}/{key}"]
+                    for what in ("step", "exp_avg", "exp_avg_sq")
+                    if f"adam/{what}/{key}" in tensors
+                }
+                if moments:
+                    self._adam.state[tensor] = moments
+        self._good = {key: tensors[f"good/{key}"] for key in self._parameters}
+        self._pace.last_epoch = plain["pace"]
+        for group, base in zip(self._adam.param_groups, self._pace.base_lrs, strict=True):
+            group["lr"] = base * self._how.share(plain["pace"])
+        if self._beyond is not None:
+            more = {k.removeprefix("beyond/"): t for k, t in tensors.items() if k.startswith("beyond/")}
+            self._beyond.resume(more, plain["beyond"])
+        self.trace = list(stand.trace)
+        self._begun -= plain["seconds"]
+        self.resumed = [*plain["resumed"], len(self.trace)]
+
+
+def _unfinished(on: Problem, name: str, how: Descent, parameters: Mapping[str, Tensor]) -> Unfinished:
+    """Return the file of a fit; nothing is kept where nobody said what is fitted."""
+    if on.unfinished is None or not on.fitting:
+        return Unfinished(None, "")
+    shapes = {key: list(tensor.shape) for key, tensor in parameters.items()}
+    key = canonical_digest([on.fitting, name, asdict(how), shapes])
+    return Unfinished(on.unfinished / f"{name}-{key[:32]}.safetensors", key)
+
+
+def _told(fitted: FittedModule, fit: _Fit) -> FittedModule:
+    """Say where a fit was taken up again, if it was."""
+    if not fit.resumed:
+        return fitted
+    after = ", ".join(map(str, fit.resumed))
+    return replace(fitted, said={**fitted.said, "resumed": f"after step {after}"})
 
 
 def _copied(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor.detach().clone() for key, tensor in parameters.items()}
-
-
-def _restore(parameters: Mapping[str, Tensor], good: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for key, tensor in parameters.items():
-            tensor.copy_(good[key])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from taskloom import __version__
 from taskloom.errors import PlanError, nearest
 from taskloom.learn.modules.kit.artefact import FittedModule, open_fitted
 from taskloom.learn.modules.kit.descend import ModuleStopped
@@ -21,7 +22,10 @@ from taskloom.learn.modules.kit.hooks import attached
 from taskloom.learn.modules.kit.places import find_place
 from taskloom.learn.modules.kit.plug import Plug
 from taskloom.learn.problem import Problem
+from taskloom.learn.search.scorer import context_of
 from taskloom.registry import get
+from taskloom.store.cache import canonical_digest
+from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.open import Source, open_checkpoint
 
 
@@ -49,6 +53,8 @@ def fit_module(name: str, on: Problem, merged: Source | None = None, **options: 
         A task without inputs, or without the labels that the module needs.
     ModuleStopped
         A loss that is not finite: step and task are named, and the last good module is kept.
+    IntegrityError
+        The state of an unfinished fit (`Problem.unfinished`) is damaged.
     """
     entry = get("module", name)
     checked = entry.validate(options)
@@ -72,10 +78,21 @@ def fit_module(name: str, on: Problem, merged: Source | None = None, **options: 
         return replace(fitted, options=asked, said=said)
 
     try:
-        return told(entry.function(on, under, **checked))
+        return told(entry.function(_named(on, name, under, options), under, **checked))
     except ModuleStopped as error:
         error.fitted = told(error.fitted)
         raise
+
+
+def _named(on: Problem, name: str, under: Checkpoint, options: Mapping[str, Any]) -> Problem:
+    """Say in the problem what is fitted, if an interrupted fit is to go on where it was."""
+    if on.unfinished is None:
+        return on
+    asked = get("module", name).schema(**options).model_dump(mode="json")
+    checked = context_of(replace(on, batches=on.validation))["examples"] if on.validation else None
+    versions = [__version__, str(torch.__version__)]
+    whole = [name, asked, under.digest(), context_of(on), dict(on.own), checked, on.seed, versions]
+    return replace(on, fitting=canonical_digest(whole))
 
 
 def plug_of(fitted: FittedModule) -> Plug:
