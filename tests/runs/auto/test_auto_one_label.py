@@ -107,5 +107,5 @@ def test_one_class_to_choose_by_is_refused_by_name(seed):
     data = data_of([0, 0, 0, 0, 0, 1], [0, 0], ("much", "rare"))
     labels = np.array([0, 0, 0, 0, 0, 1, 0, 0])
     assert 5 in halved(labels, np.arange(8), seed)[1]
-    with pytest.raises(DataError, match="all 4 labels to fit on .* are 'much'"):
+    with pytest.raises(DataError, match=r"all 4 labels to fit on .* are 'much'"):
         lay(data, seed=seed)

@@ -51,7 +51,8 @@ def look(bench: Workbench, purse: Purse, costs: Costs) -> tuple[list[str], list[
     """Rank the experts on the smallest lot.
 
     With labels by the scores of ``taskloom select`` at its defaults, the places of an expert added up;
-    those of `PAIRED` are left out where a class has one label among the rows that are looked at. Without by `surety` under the head that was given. Experts are run in pool order until a quarter of
+    those of `PAIRED` are left out where a class has one label among the rows that are looked at.
+    Without by `surety` under the head that was given. Experts are run in pool order until a quarter of
     the budget is gone.
 
     Returns
