@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from taskloom.runs.show import report as report
     from taskloom.runs.soup import soup as soup
     from taskloom.runs.train import train as train
+    from taskloom.runs.train_by_plan import train_by_plan as train_by_plan
     from taskloom.runs.transfer.run import transfer as transfer
     from taskloom.runs.verify import verify as verify
     from taskloom.store.pool import open_pool as pool
@@ -92,6 +93,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "soup": ("taskloom.runs.soup", "soup"),
     "tasks": ("taskloom.catalogue", "tasks"),
     "train": ("taskloom.runs.train", "train"),
+    "train_by_plan": ("taskloom.runs.train_by_plan", "train_by_plan"),
     "transfer": ("taskloom.runs.transfer.run", "transfer"),
     "verify": ("taskloom.runs.verify", "verify"),
 }
@@ -134,6 +136,7 @@ __all__ = [
     "soup",
     "tasks",
     "train",
+    "train_by_plan",
     "transfer",
     "verify",
 ]

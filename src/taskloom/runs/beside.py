@@ -132,9 +132,8 @@ def of_pool(
             raise PlanError(f"{name!r} is said to be trained on a task, but the pool holds: {known}")
 
     def task_of(name: str) -> TaskData | None:
-        expert = pool.expert(name)
-        task = trained_on.get(name) or expert.task or own_task(expert)
-        if task is None or (name not in trained_on and task not in task_names()):
+        task = task_name_of(pool.expert(name), trained_on)
+        if task is None:
             return None
         return load_task(task, seed=seed, max_train=SOURCE_EXAMPLES, progress=progress)
 
@@ -145,6 +144,14 @@ def of_pool(
         task_of,
         reference,
     )
+
+
+def task_name_of(expert: Expert, trained_on: Mapping[str, str]) -> str | None:
+    """Return the task that an expert was trained on: as given, or as it says if that is registered."""
+    if expert.name in trained_on:
+        return trained_on[expert.name]
+    task = expert.task or own_task(expert)
+    return task if task in task_names() else None
 
 
 def own_task(expert: Expert) -> str | None:

@@ -25,10 +25,9 @@ from taskloom.choose.supplies import arguments
 from taskloom.errors import CheckpointError, DataError, NumericalError, PlanError
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.load import load_task
-from taskloom.evaluation.task import task_names
 from taskloom.progress import Progress
 from taskloom.runs.advice import Advice, ScoreReport
-from taskloom.runs.beside import Beside, own_task
+from taskloom.runs.beside import Beside, task_name_of
 from taskloom.runs.candidates import singles
 from taskloom.runs.desk import Desk
 from taskloom.runs.targets import PARTS
@@ -273,8 +272,8 @@ def _seen(
     known: dict[str, Seen] = {}
     found: dict[str, Seen | None] = {}
     for number, expert in enumerate(pool.experts, start=1):
-        task = trained_on.get(expert.name) or expert.task or own_task(expert)
-        if task is None or (expert.name not in trained_on and task not in task_names()):
+        task = task_name_of(expert, trained_on)
+        if task is None:
             found[expert.name] = None
         elif task in known:
             found[expert.name] = known[task]

@@ -28,6 +28,7 @@ from taskloom.runs.features import Array
 from taskloom.runs.prompted import PROMPTED, Prompts
 from taskloom.runs.surrogates import SurrogateCost, by_surrogates
 from taskloom.runs.targets import PARTS
+from taskloom.runs.training_plan import write_train as write_training
 from taskloom.store.open import Source
 from taskloom.store.pool import Pool, open_pool
 
@@ -77,6 +78,7 @@ def select(
     surrogates: str | Path | None = None,
     budget: float | None = None,
     write_merge: str | Path | None = None,
+    write_train: str | Path | None = None,
     n_labels: int = 64,
     seed: int = 0,
     progress: Progress = silent,
@@ -128,6 +130,9 @@ def select(
         the result then has ``advice``.
     write_merge
         File to write that ``taskloom merge FILE OUT`` carries out: the sources by the advice's weights.
+    write_train
+        File to write that ``taskloom train FILE -o OUT`` carries out: training on the sources' tasks by
+        the advice's weights, and then on the target.
     n_labels
         Labelled examples of the target that may be used, in total.
 
@@ -144,11 +149,12 @@ def select(
     named = [spec for spec in scores if isinstance(spec, str)]
     apart = {*TOGETHER, *PROMPTED, *ATTRIBUTED}
     learned = [spec for spec in scores if not (isinstance(spec, str) and spec in apart)]
-    if write_merge is not None and budget is None:
-        raise PlanError(
-            "a merge is written from the advice that a budget gives, and there is none",
-            hint="Give the minutes that ranking may take",
-        )
+    for what, path in (("merge", write_merge), ("plan of training", write_train)):
+        if path is not None and budget is None:
+            raise PlanError(
+                f"a {what} is written from the advice that a budget gives, and there is none",
+                hint="Give the minutes that ranking may take",
+            )
     if budget is not None and (budget <= 0 or len(learned) < len(scores)):
         raise PlanError(
             f"a budget takes minutes above 0 and scores that are run on the target, found "
@@ -182,6 +188,17 @@ def select(
         )
         if write_merge is not None and selection.advice is not None:
             write_plan(selection.advice, base, pool, Path(write_merge))
+        if write_train is not None and selection.advice is not None:
+            write_training(
+                selection.advice,
+                base,
+                pool,
+                Path(write_train),
+                target=target,
+                trained_on=trained_on or {},
+                labels=n_labels,
+                seed=seed,
+            )
         return selection
     ranked: list[Ranking] = []
     costs: tuple[SurrogateCost, ...] = ()
