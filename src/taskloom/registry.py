@@ -35,6 +35,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from taskloom.errors import PlanError, UnknownName, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=BaseModel)
 
 #: family -> package whose modules register entries of that family when imported
 ROOMS: dict[str, str] = {
@@ -120,24 +121,35 @@ class Entry:
             An unknown option (with the nearest right one), a value out of range, a number that is not
             finite, or yes or no where a number is needed.
         """
-        known = self.schema.model_fields
-        for key in options:
-            if key not in known:
-                guess = nearest(key, known)
-                did = f"did you mean {guess!r}? " if guess else ""
-                listed = ", ".join(known) or "none"
-                raise PlanError(f"{self.name}: unknown option {key!r}: {did}Options: {listed}")
-            if isinstance(options[key], bool) and not _takes_bool(known[key].annotation):
-                raise PlanError(f"{self.name}: option {key!r} is {options[key]}, but it is no switch")
-        try:
-            model = self.schema(**options)
-        except ValidationError as error:
-            found = [(*_place(each["loc"], options), each["msg"]) for each in error.errors()]
-            path, value, message = max(found, key=lambda each: len(each[0]))  # the first of equals
-            where = ".".join(path)
-            said = f"option {where!r} is {value!r}, but {message.lower()}"
-            raise PlanError(f"{self.name}: {said}") from None
+        model = checked(self.schema, options, who=self.name)
         return {key: getattr(model, key) for key in options}
+
+
+def checked(schema: type[S], options: Mapping[str, Any], *, who: str) -> S:
+    """Make ``schema`` of options given by name; ``who`` takes them, for messages.
+
+    Raises
+    ------
+    PlanError
+        An unknown option (with the nearest right one), a value that ``schema`` refuses, or yes or no
+        where a number is needed.
+    """
+    known = schema.model_fields
+    for key in options:
+        if key not in known:
+            guess = nearest(key, known)
+            did = f"did you mean {guess!r}? " if guess else ""
+            listed = ", ".join(known) or "none"
+            raise PlanError(f"{who}: unknown option {key!r}: {did}Options: {listed}")
+        if isinstance(options[key], bool) and not _takes_bool(known[key].annotation):
+            raise PlanError(f"{who}: option {key!r} is {options[key]}, but it is no switch")
+    try:
+        return schema(**options)
+    except ValidationError as error:
+        found = [(*_place(each["loc"], options), each["msg"]) for each in error.errors()]
+        path, value, message = max(found, key=lambda each: len(each[0]))  # the first of equals
+        where = ".".join(path)
+        raise PlanError(f"{who}: option {where!r} is {value!r}, but {message.lower()}") from None
 
 
 def _place(loc: tuple[int | str, ...], options: Mapping[str, Any]) -> tuple[list[str], Any]:

@@ -508,6 +508,10 @@ def test_options_are_checked():
         TrainOptions.parse({"batch_size": 0})
     with pytest.raises(PlanError, match="precision"):
         TrainOptions.parse({"precision": "fp8"})
+    with pytest.raises(PlanError, match="training: option 'steps' is True, but it is no switch"):
+        TrainOptions.parse({"steps": True})
+    with pytest.raises(PlanError, match=r"training: option 'freeze\.1' is 3, but"):
+        TrainOptions.parse({"freeze": ["embeddings.", 3]})
 
 
 def test_methods_are_registered():

@@ -159,7 +159,7 @@ def test_a_score_that_is_no_number_is_refused(monkeypatch):
         ({"method": "dsr"}, UnknownName, "did you mean 'dsir'"),
         ({"options": {"bucket": 3}}, PlanError, "did you mean 'buckets'"),
         ({"vectors": {"layers": 3}}, PlanError, "did you mean 'layer'"),
-        ({"vectors": {"layer": -1}}, PlanError, "option 'layer' is -1"),
+        ({"vectors": {"layer": -1}}, PlanError, "vectors: option 'layer' is -1"),
         ({"method": "nearest"}, PlanError, "no model to make the embeddings"),
         ({"output": "x.csv"}, PlanError, "must end in .jsonl"),
     ],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from taskloom.errors import PlanError, nearest
+from taskloom.registry import checked
 
 
 class TrainOptions(BaseModel):
@@ -82,7 +82,7 @@ class TrainOptions(BaseModel):
         Raises
         ------
         PlanError
-            An unknown option (with the nearest right one) or a value out of range.
+            As `taskloom.registry.checked`.
 
         Examples
         --------
@@ -91,21 +91,7 @@ class TrainOptions(BaseModel):
         ...
         taskloom.errors.PlanError: training: unknown option 'stepps': did you mean 'steps'? ...
         """
-        for key in options:
-            if key not in cls.model_fields:
-                guess = nearest(key, cls.model_fields)
-                did = f"did you mean {guess!r}? " if guess else ""
-                raise PlanError(
-                    f"training: unknown option {key!r}: {did}Options: {', '.join(cls.model_fields)}"
-                )
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise PlanError(
-                f"training: option {where!r} is {first['input']!r}, but {first['msg'].lower()}"
-            ) from None
+        return checked(cls, options, who="training")
 
     def result_key(self) -> dict[str, Any]:
         """Return the options that the result depends on, as plain data."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from taskloom.choose.keyed import digests, uniform
-from taskloom.errors import PlanError, nearest
+from taskloom.errors import PlanError
 from taskloom.models.encoder import Encoder
 from taskloom.models.hidden import token_vectors
 from taskloom.progress import Progress
+from taskloom.registry import checked
 from taskloom.runs.data_files import Table
 
 #: texts -> what a selector sees of them, one row each
@@ -63,23 +64,9 @@ class ViewOptions(BaseModel):
         Raises
         ------
         PlanError
-            An unknown name (with the nearest right one), or a value that is out of range.
+            As `taskloom.registry.checked`.
         """
-        for name in options:
-            if name not in cls.model_fields:
-                guess = nearest(name, cls.model_fields)
-                did = f"did you mean {guess!r}? " if guess else ""
-                raise PlanError(
-                    f"unknown option {name!r} of vectors: {did}Options: {', '.join(cls.model_fields)}"
-                )
-        try:
-            return cls(**options)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = str(first["loc"][0])
-            raise PlanError(
-                f"option {name!r} is {options[name]!r}, but {first['msg'].lower()}"
-            ) from None
+        return checked(cls, options, who="vectors")
 
 
 def make_view(
