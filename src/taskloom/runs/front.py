@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from taskloom.errors import MissingExtra, PlanError
+from taskloom.errors import PlanError
 from taskloom.merging.soup import RewardedSoups
 from taskloom.runs.report import theme
+from taskloom.runs.report.drawing import Palette, check_picture, save_chart
 from taskloom.runs.report.style import Spec, axis, config, fixed
-from taskloom.store.atomic import atomic_file
 
 
 def front_chart(soups: RewardedSoups, *, x: str | None = None, y: str | None = None) -> Spec:
@@ -112,7 +111,7 @@ def save_front(
     soups: RewardedSoups,
     path: str | os.PathLike[str],
     *,
-    palette: Literal["light", "dark"] = "light",
+    palette: Palette = "light",
     **rewards: str | None,
 ) -> Path:
     """Draw `front_chart` into a PNG or SVG file, by the suffix of its name.
@@ -124,22 +123,5 @@ def save_front(
     PlanError, OutputError
         As `front_chart`; another suffix; a file that cannot be written.
     """
-    target = Path(path)
-    if target.suffix not in (".png", ".svg"):
-        raise PlanError(f"{target}: expected a name that ends with .png or .svg", hint="Rename it")
-    try:
-        convert: Any = importlib.import_module("vl_convert")
-    except ImportError as error:
-        raise MissingExtra("vl-convert-python", "run", purpose="saving pictures") from error
-    spec = front_chart(soups, **rewards)
-    spec["background"] = theme.colour("card")
-    spec["config"]["font"] = "Liberation Sans, Arial, sans-serif"
-    resolved = theme.resolve(spec, theme.LIGHT if palette == "light" else theme.DARK)
-    drawn = (
-        convert.vegalite_to_png(resolved, scale=2.0)
-        if target.suffix == ".png"
-        else convert.vegalite_to_svg(resolved).encode()
-    )
-    with atomic_file(target) as temp:
-        temp.write_bytes(drawn)
-    return target
+    target = check_picture(path)
+    return save_chart(front_chart(soups, **rewards), target, palette=palette)

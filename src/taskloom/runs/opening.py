@@ -15,7 +15,7 @@ from taskloom.progress import Progress
 from taskloom.runs.desk import Sources, by_name_or_order, open_desk
 from taskloom.runs.plan import Limits
 from taskloom.runs.seen import Deal, Seen, deal
-from taskloom.runs.trace import check_picture
+from taskloom.runs.trace import check_suffixes
 from taskloom.store.atomic import refuse_existing
 from taskloom.store.pool import Pool, open_pool
 
@@ -51,7 +51,7 @@ class Outputs:
         PlanError, OutputError
             Another suffix than is known; a model that exists.
         """
-        check_picture(self.picture, self.trace)
+        check_suffixes(self.picture, self.trace)
         if self.model is not None:
             refuse_existing(Path(self.model), overwrite=self.overwrite)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import Any, Literal
 
-from taskloom.errors import MissingExtra, PlanError
+from taskloom.errors import PlanError
 from taskloom.learn.fitted import Fitted
 from taskloom.runs.report import theme
+from taskloom.runs.report.drawing import Palette, check_picture, save_chart
 from taskloom.runs.report.style import Spec, axis, config, fixed
 from taskloom.runs.search_chart import is_search, search_chart
 from taskloom.store.atomic import atomic_file, write_json
@@ -16,7 +15,7 @@ from taskloom.store.atomic import atomic_file, write_json
 _MEAN = "mean "
 
 
-def check_picture(picture: str | Path | None, trace: str | Path | None = None) -> None:
+def check_suffixes(picture: str | Path | None, trace: str | Path | None = None) -> None:
     """Refuse names of files whose suffix says nothing of what is wanted.
 
     Raises
@@ -39,7 +38,7 @@ def save_trace(fitted: Fitted, path: str | Path) -> Path:
     PlanError, OutputError
         Another suffix; a file that cannot be written.
     """
-    check_picture(None, path)
+    check_suffixes(None, path)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.suffix == ".json":
@@ -107,9 +106,7 @@ def _panel(panel: str, title: str, height: int, *, legend: bool) -> Spec:
     }
 
 
-def save_trace_picture(
-    fitted: Fitted, path: str | Path, *, palette: Literal["light", "dark"] = "light"
-) -> Path:
+def save_trace_picture(fitted: Fitted, path: str | Path, *, palette: Palette = "light") -> Path:
     """Draw `trace_chart` into a PNG or SVG file, by the suffix of its name.
 
     Raises
@@ -119,21 +116,5 @@ def save_trace_picture(
     PlanError, OutputError
         An empty trace, another suffix, a file that cannot be written.
     """
-    check_picture(path)
-    try:
-        convert: Any = importlib.import_module("vl_convert")
-    except ImportError as error:
-        raise MissingExtra("vl-convert-python", "run", purpose="saving pictures") from error
-    spec = trace_chart(fitted)
-    spec["background"] = theme.colour("card")
-    spec["config"]["font"] = "Liberation Sans, Arial, sans-serif"
-    resolved = theme.resolve(spec, theme.LIGHT if palette == "light" else theme.DARK)
-    target = Path(path)
-    drawn = (
-        convert.vegalite_to_png(resolved, scale=2.0)
-        if target.suffix == ".png"
-        else convert.vegalite_to_svg(resolved).encode()
-    )
-    with atomic_file(target) as temporary:
-        temporary.write_bytes(drawn)
-    return target
+    target = check_picture(path)
+    return save_chart(trace_chart(fitted), target, palette=palette)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from typing import Any
-
-from taskloom.errors import MissingExtra
 from taskloom.runs.auto.chart import climb_chart
 from taskloom.runs.auto.report import AutoReport, Point, Row
-from taskloom.runs.report import theme, words
+from taskloom.runs.report import words
 from taskloom.runs.report.charts import Figure
+from taskloom.runs.report.drawing import save_chart
 from taskloom.runs.report.page import fill
 from taskloom.runs.report.tables import Cell, Column, Table
 from taskloom.store.atomic import atomic_file
@@ -64,28 +60,7 @@ def write_page(report: AutoReport) -> None:
     """
     with atomic_file(report.page) as temporary:
         temporary.write_text(render_auto(report), encoding="utf-8", newline="\n")
-    save_picture(climb_chart(report), report.picture)
-
-
-def save_picture(spec: dict[str, Any], path: Path) -> None:
-    """Draw a chart as SVG.
-
-    Raises
-    ------
-    MissingExtra
-        vl-convert-python is not installed.
-    OutputError
-        The file cannot be written.
-    """
-    try:
-        convert: Any = importlib.import_module("vl_convert")
-    except ImportError as error:
-        raise MissingExtra("vl-convert-python", "run", purpose="saving pictures") from error
-    drawn = {**spec, "background": theme.colour("card")}
-    drawn["config"] = {**spec["config"], "font": "Liberation Sans, Arial, sans-serif"}
-    with atomic_file(path) as temporary:
-        svg: str = convert.vegalite_to_svg(theme.resolve(drawn, theme.LIGHT))
-        temporary.write_text(svg, encoding="utf-8")
+    save_chart(climb_chart(report), report.picture)
 
 
 def tried_table(report: AutoReport) -> Table:

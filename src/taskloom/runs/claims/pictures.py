@@ -6,19 +6,17 @@ colour, kinds of experts in the dashes of their lines.
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from taskloom.errors import MissingExtra
 from taskloom.runs.claims.claim import FAMILIES, records
 from taskloom.runs.claims.learned import known
 from taskloom.runs.claims.ledger import Ledger, Measurement
 from taskloom.runs.claims.measures import EXPERT, Scope
 from taskloom.runs.claims.verdict import Word
-from taskloom.runs.report import theme
-from taskloom.runs.report.style import Spec, axis, config, fixed
+from taskloom.runs.report.drawing import titled_svg
+from taskloom.runs.report.intervals import interval_layers
+from taskloom.runs.report.style import Spec, axis
 from taskloom.runs.report.theme import colour
 
 #: verdict as the picture says it -> colour and shape
@@ -45,7 +43,7 @@ def overview(ledger: Ledger) -> str:
     order = _order(ledger)
     panels = [_panel(ledger, scope, order, first=not n) for n, scope in enumerate(ledger.scopes)]
     legend = "Line: 95 % interval over seeds and tasks. Numbers: mean. Dashes: the base, the experts."
-    return _svg(
+    return titled_svg(
         {
             "hconcat": panels,
             "spacing": PANEL,
@@ -72,7 +70,7 @@ def scaling(ledger: Ledger, of: Yield = "accuracy") -> str:
             for point in _points(ledger.curve(name, scope), label, of):
                 rows.append({**point, "method": name, "line": label})
     title = "Normalised accuracy, %" if of == "accuracy" else "Seconds of one merge in memory"
-    return _svg(
+    return titled_svg(
         {"data": {"values": rows}, **_multiples(rows, names, scopes, of)},
         f"{title}, against the number of tasks merged",
         f"Pale: {REFERENCE}. "
@@ -124,26 +122,12 @@ def _panel(ledger: Ledger, scope: Scope, order: list[str], *, first: bool) -> Sp
         "legend": {"title": None, "orient": "top", "direction": "horizontal"} if first else None,
     }
     shape = {**color, "scale": {"domain": [*MARKS], "range": [s for _, s in MARKS.values()]}}
-    lines = [{"at": value} for value in [100.0, *base]]
     return {
         "title": {"text": f"{scope.suite}, {scope.experts} experts, {scope.count} tasks", "fontSize": 12,
                   "anchor": "start", "frame": "group", "fontWeight": "normal", "offset": 6},
         "width": COLUMN,
         "height": ROW * len(order),
-        "layer": [
-            {"data": {"values": lines},
-             "mark": {"type": "rule", "strokeDash": [3, 3], "color": colour("base")},
-             "encoding": {"x": {**x, "field": "at"}}},
-            {"data": {"values": rows},
-             "mark": {"type": "rule", "strokeWidth": 1.6, "opacity": 0.8},
-             "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": color}},
-            {"data": {"values": rows},
-             "mark": {"type": "point", "filled": True, "size": 46, "opacity": 1},
-             "encoding": {"y": y, "x": {**x, "field": "value"}, "color": color, "shape": shape}},
-            {"data": {"values": rows},
-             "mark": {"type": "text", "align": "left", "fontSize": 9.5, "color": colour("ink-2")},
-             "encoding": {"y": y, "x": {"value": COLUMN + 5}, "text": {"field": "shown"}}},
-        ],
+        "layer": interval_layers(rows, [100.0, *base], x=x, y=y, color=color, shape=shape, width=COLUMN),
     }  # fmt: skip
 
 
@@ -249,39 +233,3 @@ def _frame(rows: list[dict[str, Any]]) -> Spec:
     low = values[len(values) // 25]
     top = max(values[-1], 100.0)
     return {"domain": [5 * (low // 5), top + 1], "nice": False, "clamp": True, "zero": False}
-
-
-# --- SVG --------------------------------------------------------------------------------------
-
-
-def _svg(spec: Spec, title: str, subtitle: str) -> str:
-    try:
-        vl_convert: Any = importlib.import_module("vl_convert")
-    except ImportError as error:
-        raise MissingExtra("vl-convert-python", "run", purpose="drawing the claims") from error
-    return _renumbered(vl_convert.vegalite_to_svg(_whole(spec, title, subtitle)))
-
-
-def _renumbered(svg: str) -> str:
-    """Count the names of clipping paths from 1; the renderer goes on where its last picture ended.
-
-    >>> _renumbered('<clipPath id="clip7"/><g clip-path="url(#clip7)"/>')
-    '<clipPath id="clip1"/><g clip-path="url(#clip1)"/>'
-    """
-    names: dict[str, str] = {}
-    return re.sub(r"\bclip\d+\b", lambda found: names.setdefault(found[0], f"clip{len(names) + 1}"), svg)
-
-
-def _whole(spec: Spec, title: str, subtitle: str) -> Spec:
-    head = {key: value for key, value in fixed([]).items() if key != "data"}
-    whole = {
-        **head,
-        **spec,
-        "background": colour("card"),
-        "padding": 14,
-        "title": {"text": title, "subtitle": subtitle, "anchor": "start", "offset": 12, "fontSize": 15,
-                  "subtitleFontSize": 11.5, "color": colour("ink"), "subtitleColor": colour("ink-2")},
-        "config": {**config(), "font": "Liberation Sans, Arial, sans-serif"},
-    }  # fmt: skip
-    resolved: Spec = theme.resolve(whole, theme.LIGHT)
-    return resolved

@@ -21,11 +21,12 @@ from taskloom.runs.desk import Desk, open_desk
 from taskloom.runs.loops.encoders import EncoderShop, fits
 from taskloom.runs.loops.journal import Journal
 from taskloom.runs.loops.method import Plan, Setting
-from taskloom.runs.loops.picture import check_picture, save_loop
+from taskloom.runs.loops.picture import save_loop
 from taskloom.runs.loops.result import Compared, Gain, Loop
 from taskloom.runs.loops.training import training_options
 from taskloom.runs.loops.workshop import Workshop
 from taskloom.runs.plan import Limits
+from taskloom.runs.report.drawing import check_picture
 from taskloom.runs.workspace import numeric_versions
 from taskloom.store.atomic import atomic_directory, atomic_file, final_path, refuse_existing, write_json
 from taskloom.store.cache import cache_root, canonical_digest

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 from typing import Any
 
-from taskloom.errors import MissingExtra, PlanError
 from taskloom.runs.loops.result import Loop
 from taskloom.runs.report import theme
+from taskloom.runs.report.drawing import check_picture, save_chart
 from taskloom.runs.report.style import Spec, axis, config, fixed
-from taskloom.store.atomic import atomic_file
 
 _COLOURS = ("base", "expert", "good", "bad", "ink-2")
 
@@ -110,20 +108,6 @@ def loop_chart(loop: Loop) -> Spec:
     }
 
 
-def check_picture(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a picture that can be written.
-
-    Raises
-    ------
-    PlanError
-        A name that ends with neither .png nor .svg.
-    """
-    target = Path(path)
-    if target.suffix not in (".png", ".svg"):
-        raise PlanError(f"{target}: expected a name that ends with .png or .svg", hint="Rename it")
-    return target
-
-
 def save_loop(loop: Loop, path: str | os.PathLike[str]) -> Path:
     """Draw `loop_chart` into a PNG or SVG file, by the suffix of its name.
 
@@ -135,19 +119,4 @@ def save_loop(loop: Loop, path: str | os.PathLike[str]) -> Path:
         Another suffix; a file that cannot be written.
     """
     target = check_picture(path)
-    try:
-        convert: Any = importlib.import_module("vl_convert")
-    except ImportError as error:
-        raise MissingExtra("vl-convert-python", "run", purpose="saving pictures") from error
-    spec = loop_chart(loop)
-    spec["background"] = theme.colour("card")
-    spec["config"]["font"] = "Liberation Sans, Arial, sans-serif"
-    resolved = theme.resolve(spec, theme.LIGHT)
-    drawn = (
-        convert.vegalite_to_png(resolved, scale=2.0)
-        if target.suffix == ".png"
-        else convert.vegalite_to_svg(resolved).encode()
-    )
-    with atomic_file(target) as temp:
-        temp.write_bytes(drawn)
-    return target
+    return save_chart(loop_chart(loop), target)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
-from taskloom.errors import MissingExtra
 from taskloom.runs.report import theme
 from taskloom.runs.report.charts import Figure, figures
+from taskloom.runs.report.drawing import FONT, Palette, hues, renderer
 from taskloom.runs.report.index import Index
 from taskloom.runs.report.style import FIT, Spec
 from taskloom.runs.result import RunResult
@@ -24,7 +22,7 @@ def save_pictures(
     result: RunResult,
     directory: str | os.PathLike[str],
     *,
-    palette: Literal["light", "dark"] = "light",
+    palette: Palette = "light",
     scale: float = 2.0,
 ) -> list[Path]:
     """Write every chart of the report as ``<key>.png`` into ``directory`` and return the paths.
@@ -45,14 +43,10 @@ def save_pictures(
     OutputError
         A file cannot be written.
     """
-    try:
-        vl_convert: Any = importlib.import_module("vl_convert")
-    except ImportError as error:
-        raise MissingExtra("vl-convert-python", "run", purpose="saving pictures") from error
-    hues = theme.LIGHT if palette == "light" else theme.DARK
+    convert = renderer()
     paths = []
     for figure in (figure for group in figures(Index(result)).values() for figure in group):
-        png = vl_convert.vegalite_to_png(picture_spec(figure, hues), scale=scale)
+        png = convert.vegalite_to_png(picture_spec(figure, hues(palette)), scale=scale)
         path = Path(directory) / f"{figure.key}.png"
         with atomic_file(path) as temp:
             temp.write_bytes(png)
@@ -75,6 +69,6 @@ def picture_spec(figure: Figure, palette: Mapping[str, str]) -> Spec:
         "fontSize": 15,
         "color": theme.colour("ink"),
     }
-    spec["config"]["font"] = "Liberation Sans, Arial, sans-serif"
+    spec["config"]["font"] = FONT
     resolved: Spec = theme.resolve(spec, palette)
     return resolved

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from taskloom.runs.claims.pictures import _svg
+from taskloom.runs.report.drawing import titled_svg
+from taskloom.runs.report.intervals import interval_layers
 from taskloom.runs.report.style import Spec, axis
 from taskloom.runs.report.theme import colour
 from taskloom.runs.transfer.leaderboard import Standing
 from taskloom.runs.transfer.matrix import Grid
 from taskloom.runs.transfer.tables import source_rows
 
-CELL, ROW = 46, 17
+CELL, ROW, WIDTH = 46, 17, 380
 
 
 def heatmap(grid: Grid, title: str) -> str:
@@ -52,7 +53,7 @@ def heatmap(grid: Grid, title: str) -> str:
     }  # fmt: skip
     seeds = f"mean of {len(grid.seeds)} seeds" if len(grid.seeds) > 1 else "one seed"
     under = f"{grid.way}: points of test accuracy over the base, {seeds}. Empty: no such pair."
-    return _svg(spec, title, under)
+    return titled_svg(spec, title, under)
 
 
 def board(standings: Sequence[Standing], title: str, *, guesses: Sequence[str]) -> str:
@@ -84,24 +85,13 @@ def board(standings: Sequence[Standing], title: str, *, guesses: Sequence[str]) 
                                 "range": [colour("expert"), colour("merge")]}}  # fmt: skip
     shape = {**kinds, "scale": {"domain": ["estimator", "baseline"], "range": ["circle", "diamond"]}}
     spec: Spec = {
-        "width": 380,
+        "width": WIDTH,
         "height": ROW * len(rows),
-        "layer": [
-            {"data": {"values": [{"at": 0}]},
-             "mark": {"type": "rule", "strokeDash": [3, 3], "color": colour("base")},
-             "encoding": {"x": {**x, "field": "at"}}},
-            {"data": {"values": rows},
-             "mark": {"type": "rule", "strokeWidth": 1.6, "opacity": 0.8},
-             "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "color": color}},
-            {"data": {"values": rows},
-             "mark": {"type": "point", "filled": True, "size": 46, "opacity": 1},
-             "encoding": {"y": y, "x": {**x, "field": "value"}, "color": color, "shape": shape}},
-            {"data": {"values": rows},
-             "mark": {"type": "text", "align": "left", "fontSize": 9.5, "color": colour("ink-2")},
-             "encoding": {"y": y, "x": {"value": 385}, "text": {"field": "shown"}}},
-        ],
-    }  # fmt: skip
-    return _svg(spec, title, "Line: 95 % bootstrap interval over targets. 0: an order that is drawn.")
+        "layer": interval_layers(rows, [0], x=x, y=y, color=color, shape=shape, width=WIDTH),
+    }
+    return titled_svg(
+        spec, title, "Line: 95 % bootstrap interval over targets. 0: an order that is drawn."
+    )
 
 
 def _points(value: float) -> str:
