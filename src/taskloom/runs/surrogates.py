@@ -103,7 +103,9 @@ def by_surrogates(
         path = folder / f"{expert.name}.safetensors"
         made = not path.is_file()
         if made:
-            fit = _make(desk.reader.encoder, expert, task_of(expert.name), entry.function, checked)
+            fit = make_surrogate(
+                desk.reader.encoder, expert, task_of(expert.name), entry.function, checked
+            )
             fit.saying(method=method).save(path)
         surrogate = _opened(path, desk.reader.encoder, expert)
         begun = time.perf_counter()
@@ -114,13 +116,25 @@ def by_surrogates(
     return found, tuple(costs)
 
 
-def _make(
+def make_surrogate(
     encoder: Encoder,
     expert: Expert,
     data: TaskData | None,
     fit: Callable[..., SpaceMap],
     options: Mapping[str, Any],
 ) -> SpaceMap:
+    """Run base and source on examples of the source's task, and fit what takes the one to the other.
+
+    Parameters
+    ----------
+    fit, options
+        Registered surrogate.
+
+    Raises
+    ------
+    DataError
+        Nobody knows what the source was trained on.
+    """
     if data is None:
         raise DataError(
             f"expert {expert.name!r}: a surrogate is made from examples of the source's task, "

@@ -58,6 +58,28 @@ class Estimate(Strict):
         return json.dumps(content, ensure_ascii=False)
 
 
+class MapCost(Strict):
+    """What a source costs by its embedding space map, beside its model.
+
+    Attributes
+    ----------
+    bytes, model_bytes
+        Of the map's numbers, and of the source's weight files.
+    seconds
+        Of processors, of making it: base and source are run on the examples, and the map is fitted.
+    examples
+        Of the source's task.
+    explained
+        Share of what fine-tuning changed that it tells, on examples it was not fitted to.
+    """
+
+    bytes: int
+    model_bytes: int
+    seconds: float
+    examples: int
+    explained: FiniteFloat
+
+
 class Looked(Strict):
     """What the estimates of one seed are of.
 
@@ -67,11 +89,14 @@ class Looked(Strict):
         Digests, as in the matrix.
     run_seconds
         Target -> seconds of processors of running one source on its labelled examples.
+    maps
+        Source -> what its embedding space map cost.
     """
 
     data: dict[str, str] = Field({})
     experts: dict[str, str] = Field({})
     run_seconds: dict[str, float] = Field({})
+    maps: dict[str, MapCost] = Field({})
 
 
 class Estimates(Strict):

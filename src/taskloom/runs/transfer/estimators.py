@@ -13,7 +13,7 @@ import numpy as np
 
 from taskloom import registry
 from taskloom.choose.predictors.taskshop import SOURCE_EXAMPLES, TARGET_EXAMPLES, roe
-from taskloom.choose.rank import rank, resolve
+from taskloom.choose.rank import ScoreSpec, rank, resolve
 from taskloom.choose.supplies import wanted
 from taskloom.choose.task_embedding import distances, fuse, taskemb_cosines
 from taskloom.errors import PlanError
@@ -29,6 +29,8 @@ from taskloom.runs.transfer.estimates import (
     read_estimates,
     write_estimates,
 )
+from taskloom.runs.transfer.leaderboard import BY_MAPS
+from taskloom.runs.transfer.maps import make_maps, mapped
 from taskloom.runs.transfer.plan import TransferPlan, load_transfer_plan
 from taskloom.runs.transfer.run import output_of
 from taskloom.runs.transfer.sight import (
@@ -51,6 +53,11 @@ BASELINES = (SIZE, WORDS, EMBEDDED)
 #: the likeness of tasks that TaskShop goes by
 ROE = "roe"
 
+_SPECS: Mapping[str, ScoreSpec] = {
+    "logme": "logme",
+    "h_score(regularised=True)": ("h_score", {"regularised": True}),
+}
+
 #: source -> value, and source -> why there is none
 Found = tuple[dict[str, float], dict[str, str]]
 
@@ -65,11 +72,14 @@ class Estimator:
         What it needs to be given, for readers.
     measure
         Returns its values for all sources of a sight; what fails for one source alone is told there.
+    ready
+        Makes what is made once for a source and serves all targets, before the clock starts.
     """
 
     name: str
     looks_at: str
     measure: Callable[[Sight], Found]
+    ready: Callable[[Sight], object] = lambda sight: None
 
 
 def estimators(plan: TransferPlan) -> list[Estimator]:
@@ -84,6 +94,12 @@ def estimators(plan: TransferPlan) -> list[Estimator]:
     listed = [SelectScore(score=entry.name) for entry in registry.entries("score")]
     scores = [*(each for each in listed if each.score not in OF_NUMBERS), *plan.estimators]
     found += [Estimator(item.label, _looks_at(item), _score(item)) for item in scores]
+    found += [
+        Estimator(
+            name, "base on the target's examples, and a small map of the source", _esm(own), make_maps
+        )
+        for name, own in BY_MAPS.items()
+    ]
     found += [
         Estimator("task2vec", "Fisher information of the base on both tasks", _task2vec),
         Estimator("fute", "Fisher information of the base on both tasks", _fute),
@@ -120,6 +136,19 @@ def _score(item: SelectScore) -> Callable[[Sight], Found]:
             (ranking,) = rank(
                 {name: features[name]}, sight.labels, [spec], supplies={name: supplies.get(name, {})}
             )
+            return ranking.entries[0].value
+
+        return _each(sight, one)
+
+    return measure
+
+
+def _esm(name: str) -> Callable[[Sight], Found]:
+    spec = _SPECS[name]
+
+    def measure(sight: Sight) -> Found:
+        def one(source: str) -> float:
+            (ranking,) = rank({source: mapped(sight, source)}, sight.labels, [spec])
             return ranking.entries[0].value
 
         return _each(sight, one)
@@ -301,6 +330,8 @@ def _with(found: Estimates, plan: TransferPlan, sight: Sight, estimator: Estimat
     """Return the estimates with one more, which is told if it fails for all sources."""
     begun = time.process_time()
     try:
+        estimator.ready(sight)
+        begun = time.process_time()
         values, failed = estimator.measure(sight)
     except Exception as error:
         values, failed = {}, dict.fromkeys(sight.sources, in_words(error))
@@ -323,6 +354,7 @@ def _with(found: Estimates, plan: TransferPlan, sight: Sight, estimator: Estimat
             **before.run_seconds,
             name: round(sight.run_seconds(), 4) if seconds is None else seconds,
         },
+        maps={**before.maps, **(make_maps(sight) if estimator.name in BY_MAPS and values else {})},
     )
     return Estimates(plan=plan.name, seeds={**found.seeds, key: looked}, rows=[*found.rows, row])
 

@@ -30,7 +30,9 @@ Floats = NDArray[np.float64]
 RANDOM = "random"
 #: what a column says of agreement; regret is lost accuracy by that of the best source, lower is better
 MEASURES = ("weighted tau", "spearman", "ndcg", "regret@1", "regret@3", "regret@5")
-_KS = {"regret@1": 1, "regret@3": 3, "regret@5": 5}
+#: estimator that looks at a source's embedding space map -> the one that runs the source itself
+BY_MAPS = {"esm_logme": "logme", "esm_h_score(regularised=True)": "h_score(regularised=True)"}
+REGRETS = {"regret@1": 1, "regret@3": 3, "regret@5": 5}
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def agreement(scores: Floats, accuracy: Floats) -> dict[str, float | None]:
         "spearman": spearman(scores, accuracy),
         "ndcg": ndcg(scores, accuracy),
     }
-    for measure, k in _KS.items():
+    for measure, k in REGRETS.items():
         fits = k <= len(accuracy) and accuracy.max() > 0
         found[measure] = regret_at_k(scores, accuracy, k=k, relative=True) if fits else None
     return found
@@ -181,7 +183,7 @@ def by_chance(accuracy: Floats) -> dict[str, float | None]:
     if (accuracy == accuracy[0]).all():
         found = dict.fromkeys(found)
     ordered = np.sort(accuracy)
-    for measure, k in _KS.items():
+    for measure, k in REGRETS.items():
         found[measure] = None
         if k <= n and ordered[-1] > 0:
             # the i-th smallest is the best of k in so many of all draws
@@ -273,6 +275,67 @@ def leaderboard(
 def _rank(one: Standing) -> tuple[float, str]:
     tau = one.measures["weighted tau"]
     return (-tau.mean if tau is not None else float("inf"), one.name)
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """An estimator that looks at small maps of sources, beside the one that runs the sources.
+
+    Attributes
+    ----------
+    name, full
+        Of both.
+    regret
+        Measure -> regret by the maps, by the sources, and the first less the second; with bootstrap
+        intervals over targets.
+    seconds, full_seconds
+        For all sources of one target, mean over targets: running the base once or every source, and the
+        score.
+    """
+
+    name: str
+    full: str
+    regret: Mapping[str, tuple[OverTargets, OverTargets, OverTargets]]
+    seconds: float
+    full_seconds: float
+
+
+def stand_ins(
+    standings: Sequence[Standing], estimates: Estimates, pairs: Mapping[str, str]
+) -> list[StandIn]:
+    """Hold estimators by maps against those by the sources themselves.
+
+    Parameters
+    ----------
+    pairs
+        Estimator by maps -> by sources; pairs of which one is not on the board are left out.
+    """
+    known = {one.name: one for one in standings}
+    run = {
+        (target, int(seed)): value
+        for seed, looked in estimates.seeds.items()
+        for target, value in looked.run_seconds.items()
+    }
+    found = []
+    for name, full in pairs.items():
+        if name not in known or full not in known:
+            continue
+        regret = {}
+        for measure in REGRETS:
+            ours, theirs = (known[each].by_target[measure] for each in (name, full))
+            both = [t for t in ours if ours[t] is not None and theirs.get(t) is not None]
+            if both:
+                a, b = ([each[t] for t in both] for each in (ours, theirs))
+                less = [float(x or 0) - float(y or 0) for x, y in zip(a, b, strict=True)]
+                regret[measure] = (over_targets(a), over_targets(b), over_targets(less))
+        seconds = []
+        for each, runs_sources in ((name, False), (full, True)):
+            rows = [r for r in estimates.rows if r.estimator == each and (r.target, r.seed) in run]
+            counts = [len(r.values) if runs_sources else 1 for r in rows]
+            taken = [r.seconds + n * run[r.target, r.seed] for r, n in zip(rows, counts, strict=True)]
+            seconds.append(mean(taken) if taken else float("nan"))
+        found.append(StandIn(name, full, regret, seconds[0], seconds[1]))
+    return found
 
 
 # --- predictors ---------------------------------------------------------------------------------

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from taskloom.choose.agreement import OverTargets
 from taskloom.errors import OutputError
 from taskloom.runs.transfer.estimates import Estimates, path_of, read_estimates
-from taskloom.runs.transfer.leaderboard import MEASURES, RANDOM, Standing, leaderboard
+from taskloom.runs.transfer.leaderboard import (
+    BY_MAPS,
+    MEASURES,
+    RANDOM,
+    REGRETS,
+    Standing,
+    leaderboard,
+    stand_ins,
+)
 from taskloom.runs.transfer.ledger import Lock, Matrix, planned, read_matrix
 from taskloom.runs.transfer.matrix import Grid, grids
 from taskloom.runs.transfer.pictures import board, heatmap
@@ -148,7 +157,7 @@ def leaderboard_page(measured: Sequence[Measured]) -> str:
             text += f"{name}` makes it, and `taskloom bench estimators --suite {name} --measure` what "
             text += "estimators say of it.\n\n"
     for one in measured:
-        text += _matrix(one) + _board(one) + _study(one) + _run(one)
+        text += _matrix(one) + _board(one) + _maps(one) + _study(one) + _run(one)
     return (text + _how()).rstrip() + "\n"
 
 
@@ -253,6 +262,51 @@ def _interval(found: OverTargets, *, percent: bool = False) -> str:
     if percent:
         return f"{100 * found.mean:.2f} [{100 * found.low:.2f}, {100 * found.high:.2f}]"
     return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+# --- maps in place of sources -----------------------------------------------------------------
+
+
+def _maps(one: Measured) -> str:
+    """Return store, time and regret of embedding space maps beside the sources that they stand for."""
+    costs = [cost for looked in one.estimates.seeds.values() for cost in looked.maps.values()]
+    found = stand_ins(_standings(one), one.estimates, BY_MAPS)
+    if not costs or not found:
+        return ""
+    text = f"### Small maps instead of sources, {one.name}\n\n"
+    text += "An embedding space map takes the base's features to a source's; the base is run on the "
+    text += "target, the sources are not. A map has "
+    text += f"{mean(c.bytes for c in costs) / 1e6:.2f} MB where the model has "
+    text += f"{mean(c.model_bytes for c in costs) / 1e6:.1f} MB "
+    text += f"({mean(c.model_bytes / c.bytes for c in costs):.0f} times as much), and took "
+    text += f"{mean(c.seconds for c in costs):.1f} seconds of a processor to make from "
+    text += f"{mean(c.examples for c in costs):.0f} examples of the source's task, once; it explains "
+    text += (
+        f"{100 * mean(c.explained for c in costs):.0f} % of what fine-tuning changed on examples held "
+    )
+    text += (
+        "out. Seconds are for all sources of one target, of running models and scoring. Regret in per "
+    )
+    text += "cent, 95 % bootstrap intervals over targets.\n\n"
+    columns = [
+        "estimator",
+        "seconds",
+        *REGRETS,
+        *(f"{measure}, more than by sources" for measure in REGRETS),
+    ]
+    rows = []
+    for pair in found:
+        for name, seconds, place in ((pair.name, pair.seconds, 0), (pair.full, pair.full_seconds, 1)):
+            own = [
+                _interval(pair.regret[m][place], percent=True) if m in pair.regret else ""
+                for m in REGRETS
+            ]
+            more = [
+                _interval(pair.regret[m][2], percent=True) if place == 0 and m in pair.regret else ""
+                for m in REGRETS
+            ]
+            rows.append([f"`{name}`", f"{seconds:.2f}", *own, *more])
+    return text + _table(columns, rows) + "\n"
 
 
 # --- the study --------------------------------------------------------------------------------
