@@ -355,6 +355,16 @@ def test_memory_and_disk_in_one_pool(bert, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "word", "told"),
+    [("nan", "alow", "did you mean 'allow'"), ("digests", "al", "did you mean 'all'")],
+)
+def test_other_words_are_refused_before_anything_is_read(tmp_path, option, word, told):
+    with pytest.raises(UnknownName, match=f"unknown value of {option} '{word}': {told}"):
+        merge_files("nowhere", ["nobody"], "average", tmp_path / "out", **{option: word})
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_existing_output_is_kept(bert, tmp_path):
     target = tmp_path / "out"
     target.mkdir()

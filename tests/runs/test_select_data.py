@@ -155,6 +155,7 @@ def test_a_score_that_is_no_number_is_refused(monkeypatch):
         ({"k": None, "fraction": 1.5}, PlanError, "fraction is 1.5"),
         ({"threshold": 0}, PlanError, "threshold is 0"),
         ({"workers": 0}, PlanError, "workers is 0"),
+        ({"duplicates": "kep"}, UnknownName, "unknown way with duplicates 'kep': did you mean 'keep'"),
         ({"workers": 2, "method": "nearest"}, PlanError, "runs a model, which one process does"),
         ({"method": "dsr"}, UnknownName, "did you mean 'dsir'"),
         ({"options": {"bucket": 3}}, PlanError, "did you mean 'buckets'"),

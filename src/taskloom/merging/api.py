@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from taskloom.errors import PlanError
+from taskloom.errors import PlanError, UnknownName
 from taskloom.lazy import Tensor, torch
 from taskloom.merging.build import Built, build
 from taskloom.merging.crew import Crew
@@ -232,6 +232,8 @@ def merge_files(
     UnknownName, PlanError, CheckpointError, NumericalError
         As `merge`.
     """
+    _refuse_others("nan", nan, get_args(Nan))
+    _refuse_others("digests", digests, get_args(Digested))
     chosen = _recipe(recipe, seed, options)
     device = check_device(device, workers=workers, ray=ray)
     ready = prepare(
@@ -289,6 +291,11 @@ def merge_files(
             progress=progress,
         ),
     )
+
+
+def _refuse_others(option: str, word: str, words: tuple[str, ...]) -> None:
+    if word not in words:
+        raise UnknownName(f"value of {option}", word, words)
 
 
 def write_merged(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from taskloom.choose.keyed import digests
 from taskloom.choose.selector import Scorer, Selector
 from taskloom.choose.top import Found, Top, best_of
-from taskloom.errors import DataError, NumericalError, OutputError, PlanError
+from taskloom.errors import DataError, NumericalError, OutputError, PlanError, UnknownName
 from taskloom.evaluation.duplicates import near_duplicates
 from taskloom.merging.processes import spread
 from taskloom.progress import Progress, silent
@@ -24,6 +24,7 @@ from taskloom.runs.views import View, ViewOptions, make_view
 from taskloom.store.atomic import write_json
 from taskloom.store.cache import file_digest
 
+Duplicates = Literal["once", "keep"]
 #: a path, or texts or mappings in memory
 Data = str | Path | Sequence[Any]
 
@@ -114,7 +115,7 @@ def select_data(
     held_out: Data | None = None,
     held_out_column: str | None = None,
     threshold: float = 0.8,
-    duplicates: Literal["once", "keep"] = "once",
+    duplicates: Duplicates = "once",
     score_column: str | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
@@ -184,7 +185,7 @@ def select_data(
     entry = get("selector", method)
     selector: Selector = entry.function(**entry.validate(options or {}))
     view_options = ViewOptions.parse(vectors or {})
-    _check(selector, method, k, fraction, threshold, workers)
+    _check(selector, method, k, fraction, threshold, duplicates, workers)
     table = open_table(pool)
     path = _output(output, table, pool, overwrite=overwrite)
     check_column(table, column)
@@ -287,8 +288,11 @@ def _check(
     k: int | None,
     fraction: float | None,
     threshold: float,
+    duplicates: str,
     workers: int,
 ) -> None:
+    if duplicates not in get_args(Duplicates):
+        raise UnknownName("way with duplicates", duplicates, get_args(Duplicates))
     if (k is None) == (fraction is None):
         raise PlanError(
             "how many rows to choose is said by k or by fraction, by one of them",
