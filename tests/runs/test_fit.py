@@ -134,6 +134,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_numbers_in_a_file(base, 
     ("changes", "error", "message"),
     [
         ({"method": "adamergin"}, UnknownName, "did you mean 'adamerging'"),
+        ({"guard": "strikt"}, PlanError, "guard is 'strikt'. Say 'strict' or 'warn'"),
         ({"options": {"stepps": 3}}, PlanError, "did you mean 'steps'"),
         ({"tasks": []}, PlanError, "needs one task or more"),
         ({"tasks": [TASKS[0], TASKS[0]]}, PlanError, "is named twice"),

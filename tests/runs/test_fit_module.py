@@ -101,6 +101,8 @@ def test_bad_input(base, named, tmp_path):
         fit_on_merge("surgery", TASKS, base, named, output=tmp_path / "there")
     with pytest.raises(PlanError, match="both must be asked for"):
         fit_on_merge("surgery", TASKS, base, named, transductive=True)
+    with pytest.raises(PlanError, match="guard is 'strikt'"):
+        fit_on_merge("surgery", TASKS, base, named, guard="strikt")
     with pytest.raises(PlanError, match="is no LoRA adapter"):
         fit_on_merge("cat", TASKS, base, named, **ALONE)
 

@@ -16,7 +16,7 @@ from taskloom.progress import Progress, silent
 from taskloom.registry import get
 from taskloom.runs.desk import Sources
 from taskloom.runs.guarding import Contest, guard_composition, tell
-from taskloom.runs.judging import Guarded, Mode
+from taskloom.runs.judging import Guarded, Mode, check_mode
 from taskloom.runs.opening import FITTED, Opened, Outputs, Split, open_fit
 from taskloom.runs.plan import Limits
 from taskloom.runs.seen import Model, Seen
@@ -148,6 +148,7 @@ def fit(
     """
     entry = get("fit", method)
     given = entry.validate({**(options or {}), **({"prefer": preference} if preference else {})})
+    check_mode(guard)
     outputs = Outputs(output, trace, picture, overwrite)
     opened = open_fit(
         tasks,

@@ -26,7 +26,7 @@ from taskloom.runs.candidates import read_all
 from taskloom.runs.desk import Sources
 from taskloom.runs.fit import FitReport, fit, reported, save_way
 from taskloom.runs.guarding import guard_composition
-from taskloom.runs.judging import Mode
+from taskloom.runs.judging import Mode, check_mode
 from taskloom.runs.opening import FITTED, Outputs, Split, open_fit
 from taskloom.runs.plan import Limits
 from taskloom.runs.seen import Labels, Model, Seen
@@ -153,6 +153,7 @@ def fit_on_merge(
         Names, options, data or weights that do not fit, or an output that exists.
     """
     given = get("module", name).validate(dict(options or {}))
+    check_mode(guard)
     outputs = Outputs(output, trace, picture, overwrite)
     opened = open_fit(
         tasks,

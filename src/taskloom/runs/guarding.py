@@ -25,7 +25,7 @@ from taskloom.merging.api import merge
 from taskloom.progress import Progress, silent
 from taskloom.registry import get
 from taskloom.runs.candidates import read_all
-from taskloom.runs.judging import Guarded, Judged, Kind, Mode, judge, table_of
+from taskloom.runs.judging import Guarded, Judged, Kind, Mode, check_mode, judge, table_of
 from taskloom.runs.seen import Deal, Labels, Model, Seen
 from taskloom.runs.workspace import numeric_versions
 from taskloom.store.atomic import atomic_file, write_json
@@ -152,10 +152,11 @@ def guard_composition(
     Raises
     ------
     PlanError, UnknownName
-        Two models of one name; options of the fine-tune that do not fit.
+        Another mode; two models of one name; options of the fine-tune that do not fit.
     DataError, NumericalError
         As fits, training and `taskloom.runs.judging.judge`.
     """
+    check_mode(mode)
     final = dealt.final
     fixed = _fixed(final.pool, merges or {})
     names = [*fixed, *([TUNED] if tuned else []), *compositions]

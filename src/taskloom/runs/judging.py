@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,6 +212,18 @@ def judge(
         reason=reason,
         absent=dict(absent or {}),
     )
+
+
+def check_mode(mode: str) -> None:
+    """Refuse what is no way to guard, before anything is fitted for it.
+
+    Raises
+    ------
+    PlanError
+        Neither ``"strict"`` nor ``"warn"``.
+    """
+    if mode not in get_args(Mode):
+        raise PlanError(f"guard is {mode!r}", hint="Say 'strict' or 'warn'")
 
 
 def _check(judged: Sequence[Judged], kinds: Mapping[str, Kind]) -> None:

@@ -33,7 +33,7 @@ from taskloom.runs.auto.trials import Trial
 from taskloom.runs.auto.workbench import Workbench
 from taskloom.runs.claims.suitable import Have
 from taskloom.runs.desk import Sources, by_name_or_order, open_desk
-from taskloom.runs.judging import Mode
+from taskloom.runs.judging import Mode, check_mode
 from taskloom.runs.plan import Evaluation, Limits
 from taskloom.runs.workspace import Workspace
 from taskloom.store.atomic import write_json
@@ -159,8 +159,7 @@ def auto(
 def _check(eta: int, guard: str, labels: int | None, head: str | Path | None) -> None:
     if eta < 2:
         raise PlanError(f"eta is {eta}, and of so many one goes on", hint="Give 2 or more")
-    if guard not in ("strict", "warn"):
-        raise PlanError(f"guard is {guard!r}", hint="Say 'strict' or 'warn'")
+    check_mode(guard)
     if labels is not None and labels < 0:
         raise PlanError(f"labels is {labels}", hint="Give how many may be used, 0 for none")
     if head is not None and labels != 0:
