@@ -30,6 +30,27 @@ def test_head_acts_on_raw_features():
     assert (plain.labels, plain.task) == (NAMES, "t")
 
 
+@pytest.mark.parametrize("spread", [7e-8, 1e-5])
+def test_a_feature_that_hardly_varies_gets_no_weight_that_fine_tuning_could_move(spread):
+    """It tells the classes apart, but so little of it is there that training on moves it far more."""
+    features, labels = clouds(classes=2)
+    features[:, 2] = 0.5 + spread * labels
+    head = fit_head(features, labels, NAMES[:2], task="t")
+    assert np.abs(head.weight).max() < 10
+    assert np.abs(head.weight[:, 2]).max() < 1e-3
+    without = fit_head(np.delete(features, 2, axis=1), labels, NAMES[:2], task="t")
+    np.testing.assert_allclose(np.delete(head.weight, 2, axis=1), without.weight, atol=1e-3)
+    moved = features + np.array([0, 0, 0.1, 0, 0, 0])
+    np.testing.assert_array_equal(head.predict(moved), head.predict(features))
+
+
+def test_a_feature_of_a_small_unit_keeps_its_weight():
+    features, _ = clouds()
+    assert module.hardly_vary(features * [1, 1e-3, 1, 1, 1, 1]).sum() == 0
+    assert module.hardly_vary(features * [1, 1e-6, 1, 1, 1, 1]).tolist() == [False, True, *[False] * 4]
+    assert module.hardly_vary(features[:, :1]).tolist() == [False]
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_probabilities_are_scikit_learns(classes):
     from sklearn.linear_model import LogisticRegression

@@ -20,6 +20,7 @@ GRID = (0.001, 0.01, 0.1, 1.0)  #: inverse penalties that cross-validation choos
 DEFAULT_C = 0.1  #: inverse penalty where the labels are too few to choose
 FEW = 5  #: a class with fewer examples than this is too small for cross-validation
 CV_LIMIT = 2000  #: examples that cross-validation looks at, at most
+DEAD = 1e-4  #: a feature that varies less than so much of what the middle one does hardly varies
 ABSENT_BIAS = -1e4  #: logit of a class that was declared but has no example
 
 
@@ -34,7 +35,9 @@ def fit_head(
 ) -> Head:
     """Fit a multinomial logistic regression and return it as a head on the raw features.
 
-    Features are standardised for the fit and the scaling is folded into weight and bias. The L2
+    Features are standardised for the fit and the scaling is folded into weight and bias. Those that
+    `hardly_vary` are not scaled up, which leaves them next to no weight: scaled, one that varies by 1e-7
+    would get a weight of the order of 1e5, which does no harm until fine-tuning moves it. The L2
     penalty is chosen from `GRID` by the held-out log loss of a stratified cross-validation (5
     folds; of equally good ones the strongest), on at most `CV_LIMIT` examples, when every class
     that occurs has `FEW` examples or more; otherwise it is `DEFAULT_C`.
@@ -68,7 +71,7 @@ def fit_head(
     """
     matrix, indices = _checked(features, labels, label_names, task)
     mean, scale = matrix.mean(0), matrix.std(0)
-    scale[scale <= 1e-8 * np.maximum(np.abs(mean), 1.0)] = 1.0
+    scale[hardly_vary(matrix) | (scale <= 1e-8 * np.maximum(np.abs(mean), 1.0))] = 1.0
     standard = (matrix - mean) / scale
     strength = c if c is not None else _choose_c(standard, indices, seed)
     weight, bias, classes = _fit(standard, indices, strength)
@@ -78,6 +81,19 @@ def fit_head(
     full_weight[classes] = folded
     full_bias[classes] = bias - folded @ mean
     return Head(full_weight.astype(np.float32), full_bias.astype(np.float32), tuple(label_names), task)
+
+
+def hardly_vary(features: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which columns (D,) of features (N, D) vary less than `DEAD` times the median of all.
+
+    Some encoders have features that are all but constant; after fine-tuning they are a little less so.
+
+    >>> hardly_vary(np.array([[1.0, 3.0, 5e-8], [2.0, 5.0, 7e-8]])).tolist()
+    [False, False, True]
+    """
+    spread = features.astype(np.float64).std(0)
+    found: NDArray[np.bool_] = spread <= DEAD * np.median(spread)
+    return found
 
 
 def check_labels(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.load import load_task
+from taskloom.learn.head import hardly_vary
 from taskloom.models.encoder import Encoder
 from taskloom.models.head import Head
 from taskloom.progress import silent
@@ -120,16 +121,11 @@ class Target:
         return self.exam.validation(weights, head)
 
 
-#: a feature that varies less than so much of what the middle one does counts as constant
-DEAD = 1e-3
-
-
 def without_dead(features: NDArray[Any]) -> NDArray[Any]:
-    """Return features (N, D) in which those that hardly vary are constant, so that a head ignores them.
+    """Return features (N, D) in which those that hardly vary are 0, as `fit_head` takes them.
 
-    A head standardises features, so one that varies by 1e-7 gets a weight of the order of 1e5, which
-    does no harm as long as nothing moves; fine-tuning moves it, and the logits with it beyond all
-    bounds. The sentence encoder of the text suite has three such features.
+    Heads are stashed by the digest of their features alone. A stash may still hold heads that were
+    fitted on the raw features when such columns were scaled up; these are not found under this digest.
 
     Examples
     --------
@@ -137,9 +133,7 @@ def without_dead(features: NDArray[Any]) -> NDArray[Any]:
     >>> without_dead(np.array([[1.0, 3.0, 5e-8], [2.0, 5.0, 7e-8]])).tolist()
     [[1.0, 3.0, 0.0], [2.0, 5.0, 0.0]]
     """
-    spread = features.astype(np.float64).std(0)
-    dead = spread <= DEAD * np.median(spread)
-    return np.where(dead, np.zeros((), dtype=features.dtype), features)
+    return np.where(hardly_vary(features), np.zeros((), dtype=features.dtype), features)
 
 
 @lru_cache(maxsize=16)
