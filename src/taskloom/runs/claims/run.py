@@ -271,7 +271,7 @@ def _entry(stage: Stage) -> SuiteEntry:
         data={data.task.name: data.digest for data in ground.tasks},
         experts={stage.kind: {e.name: e.checkpoint.digest() for e in stage.stored.experts}},
     )
-    commit = _commit()
+    commit = commit_of_code()
     lock = Lock(
         suite=ground.suite.digest,
         code=CODE_VERSION,
@@ -295,7 +295,7 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {model}, {os.cpu_count()} processors"
 
 
-def _commit() -> str | None:
+def commit_of_code() -> str | None:
     """Return the commit of the checkout that this file lies in, with ``+`` if it holds changes."""
     here = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import product
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +20,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 
 from taskloom import registry
-from taskloom.errors import CheckpointError, NumericalError, PlanError, UnknownName
+from taskloom.errors import CheckpointError, NumericalError, PlanError
 from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.strict import Strict, parse
 from taskloom.learn.options import TrainOptions
@@ -47,12 +46,13 @@ from taskloom.runs.claims.results import (
 )
 from taskloom.runs.claims.run import CODE_VERSION, machine
 from taskloom.runs.claims.scorer import Scorer
-from taskloom.runs.claims.stage import Ground, _only, in_memory, lay_ground
-from taskloom.runs.claims.suite import SCALES, Suite, SuiteTask, _short_task
+from taskloom.runs.claims.stage import Ground, in_memory, lay_ground, restricted
+from taskloom.runs.claims.suite import SCALES, Suite, SuiteTask, short_task
 from taskloom.runs.claims.verdict import Verdict, judge
 from taskloom.runs.known import statistics_for
 from taskloom.runs.lock import versions
-from taskloom.runs.plan import Base, Evaluation, Limits, read_yaml
+from taskloom.runs.plan import Base, Evaluation, Limits
+from taskloom.runs.shelf import Shelf
 from taskloom.runs.sweep import Bench
 from taskloom.runs.train import tune
 from taskloom.store.cache import canonical_digest
@@ -71,6 +71,8 @@ CLAIMS: Mapping[str, tuple[Kind, Better]] = {
     "checkpoint_average": ("one run", Better(than=[EXPERT], yardstick="accuracy")),
 }
 
+_SHELF = Shelf("suite", "taskloom.runs", "suites_of_one")
+
 
 class OneTask(Strict):
     """Tasks, and how several models of each are trained."""
@@ -79,7 +81,7 @@ class OneTask(Strict):
     title: str = Field(min_length=1)
     base: Base
     limits: Limits = Limits()
-    tasks: list[Annotated[SuiteTask, BeforeValidator(_short_task)]] = Field(min_length=2)
+    tasks: list[Annotated[SuiteTask, BeforeValidator(short_task)]] = Field(min_length=2)
     train: dict[str, Any] = Field({}, description="Of every fine-tune; method, seed and rate apart.")
     learning_rates: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
     orders: int = Field(2, ge=1, description="Fine-tunes of every rate, each in another order.")
@@ -155,14 +157,8 @@ def load_one_task(name_or_path: str | Path) -> OneTask:
     UnknownName, PlanError
         As `taskloom.runs.claims.suite.load_suite`.
     """
-    name, folder = str(name_or_path), resources.files("taskloom.runs") / "suites_of_one"
-    known = sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".yaml"))
-    if name in known:
-        name = str(folder / f"{name}.yaml")
-    elif not name.endswith((".yaml", ".yml")):
-        raise UnknownName("suite", name, known)
-    where = f"suite {str(name_or_path)!r}"
-    suite = parse(OneTask, read_yaml(Path(name), where)[0], where=where)
+    content, where = _SHELF.read(name_or_path)
+    suite = parse(OneTask, content, where=where)
     suite.ground().plan("full", 0)
     for kind in KINDS:
         suite.options(kind, 0)
@@ -338,7 +334,7 @@ class _Soup:
         if found is None:
             return None
         wanted = set(pool.tensors)
-        return {n: [_only(each, wanted, n) for each in several] for n, several in found.items()}
+        return {n: [restricted(each, wanted, n) for each in several] for n, several in found.items()}
 
 
 def _entry(suite: OneTask, ground: Ground, kind: Kind, pools: Sequence[Models]) -> SuiteEntry:

@@ -114,7 +114,7 @@ class Stage:
             return None
         wanted = set(self.pool.tensors)
         return {
-            expert.name: [_only(each, wanted, expert.name) for each in found[expert.name]]
+            expert.name: [restricted(each, wanted, expert.name) for each in found[expert.name]]
             for expert in self.pool.experts[:count]
         }
 
@@ -148,7 +148,7 @@ class Stage:
         return found + self.base_bytes * needs_base
 
 
-def _only(statistic: Statistic, names: set[str], expert: str) -> Statistic:
+def restricted(statistic: Statistic, names: set[str], expert: str) -> Statistic:
     """Leave out what a statistic says of other tensors; messages name the expert, not a file."""
     kept = {
         name: statistic.checkpoint.read(name) for name in statistic.checkpoint.tensors if name in names

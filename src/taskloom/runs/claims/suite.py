@@ -8,16 +8,16 @@ the same experts are found in the same cache.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from taskloom import registry
-from taskloom.errors import PlanError, UnknownName
+from taskloom.errors import PlanError
 from taskloom.evaluation.strict import Strict, parse
-from taskloom.runs.plan import Base, Evaluation, Limits, Plan, check_plan, read_yaml
+from taskloom.runs.plan import Base, Evaluation, Limits, Plan, check_plan
+from taskloom.runs.shelf import Shelf
 from taskloom.store.cache import canonical_digest
 
 #: how the experts of a pool were trained
@@ -29,6 +29,8 @@ SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
 _OURS = ("method", "seed")
 #: says what is measured, and decides no number
 _PLANNED = ("title", "seeds", "counts", "pool", "growing")
+
+_SHELF = Shelf("suite", "taskloom.runs", "suites")
 
 
 class SuiteTask(Strict):
@@ -45,7 +47,8 @@ class Collecting(Strict):
     options: dict[str, Any] = Field({}, description="Of the statistic, see taskloom methods.")
 
 
-def _short_task(value: Any) -> Any:
+def short_task(value: Any) -> Any:
+    """Return what a task alone stands for; anything else as it is."""
     return {"task": value} if isinstance(value, str) else value
 
 
@@ -56,7 +59,7 @@ class Suite(Strict):
     title: str = Field(min_length=1)
     base: Base = Field(description="One for all seeds; a built one is trained with seed 0.")
     limits: Limits = Limits()
-    tasks: list[Annotated[SuiteTask, BeforeValidator(_short_task)]] = Field(
+    tasks: list[Annotated[SuiteTask, BeforeValidator(short_task)]] = Field(
         min_length=2, description="In the order in which pools of growing size take them."
     )
     experts: dict[Kind, dict[str, Any]] = Field(
@@ -166,8 +169,7 @@ def suite_names() -> list[str]:
     >>> "text" in suite_names()
     True
     """
-    folder = resources.files("taskloom.runs") / "suites"
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return _SHELF.names()
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
@@ -180,14 +182,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
     PlanError
         The file is missing, not UTF-8 or not YAML; a key, name or value in it is wrong.
     """
-    name = str(name_or_path)
-    built_in = isinstance(name_or_path, str) and name in suite_names()
-    if built_in:
-        name = str(resources.files("taskloom.runs") / "suites" / f"{name}.yaml")
-    elif not name.endswith((".yaml", ".yml")):
-        raise UnknownName("suite", name, suite_names())
-    where = f"suite {str(name_or_path)!r}"
-    content, _ = read_yaml(Path(name), where)
+    content, where = _SHELF.read(name_or_path)
     suite = parse(Suite, content, where=where)
     for kind in suite.experts:
         suite.plan(kind, 0)

@@ -7,7 +7,6 @@ One YAML file, checked before anything is read. Sources are the experts of a sui
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -19,8 +18,9 @@ from taskloom.evaluation.strict import Strict, parse
 from taskloom.evaluation.task import Task, check_overlaps, get_task
 from taskloom.learn.options import TrainOptions
 from taskloom.merging.recipe import Recipe
-from taskloom.runs.claims.suite import Kind, Suite, SuiteTask, _short_task, load_suite
-from taskloom.runs.plan import Plan, ScoreItem, read_yaml
+from taskloom.runs.claims.suite import Kind, Suite, SuiteTask, load_suite, short_task
+from taskloom.runs.plan import Plan, ScoreItem
+from taskloom.runs.shelf import Shelf
 from taskloom.store.cache import canonical_digest
 
 #: how a source may help a target
@@ -31,6 +31,8 @@ BASE = "base"
 #: what decides a fine-tuning besides its options, and is therefore no option here
 _OURS = ("method", "seed")
 
+_SHELF = Shelf("transfer plan", "taskloom.runs.transfer", "plans")
+
 
 class Sources(Strict):
     """Experts of a suite, and tasks whose experts are trained in the same way."""
@@ -38,7 +40,7 @@ class Sources(Strict):
     suite: str = Field(description="Built-in suite of the claims ledger, or the path of its YAML file.")
     experts: Kind = Field("full", description="Which of the suite's experts.")
     only: list[str] | None = Field(None, min_length=1, description="Of the suite's tasks; else all.")
-    also: list[Annotated[SuiteTask, BeforeValidator(_short_task)]] = Field(
+    also: list[Annotated[SuiteTask, BeforeValidator(short_task)]] = Field(
         [], description="Tasks beyond the suite's, whose experts are trained as the suite's are."
     )
 
@@ -191,8 +193,7 @@ def transfer_plan_names() -> list[str]:
     >>> "text" in transfer_plan_names()
     True
     """
-    folder = resources.files("taskloom.runs.transfer") / "plans"
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return _SHELF.names()
 
 
 def load_transfer_plan(source: str | Path | Mapping[str, Any] | TransferPlan) -> TransferPlan:
@@ -209,13 +210,7 @@ def load_transfer_plan(source: str | Path | Mapping[str, Any] | TransferPlan) ->
         return source
     if isinstance(source, Mapping):
         return _checked(source, "the transfer plan")
-    name = str(source)
-    if isinstance(source, str) and name in transfer_plan_names():
-        name = str(resources.files("taskloom.runs.transfer") / "plans" / f"{name}.yaml")
-    elif not name.endswith((".yaml", ".yml")):
-        raise UnknownName("transfer plan", name, transfer_plan_names())
-    where = f"transfer plan {str(source)!r}"
-    return _checked(read_yaml(Path(name), where)[0], where)
+    return _checked(*_SHELF.read(source))
 
 
 def _checked(content: Any, where: str) -> TransferPlan:

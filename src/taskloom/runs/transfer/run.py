@@ -12,7 +12,7 @@ from taskloom.errors import PlanError
 from taskloom.models.encoder import Encoder
 from taskloom.progress import Progress, silent
 from taskloom.runs.base import base_directory
-from taskloom.runs.claims.run import _commit, machine
+from taskloom.runs.claims.run import commit_of_code, machine
 from taskloom.runs.lock import versions
 from taskloom.runs.transfer.cells import Outcome, Prepared, in_words, measure, prepare
 from taskloom.runs.transfer.crew import Alone, Cluster, Hands, Processes
@@ -236,7 +236,7 @@ def _entry(plan: TransferPlan, progress: Progress) -> PlanEntry:
     left_out: dict[str, dict[str, str]] = {}
     for (source, target), why in plan.left_out().items():
         left_out.setdefault(target, {})[source] = why
-    commit = _commit()
+    commit = commit_of_code()
     tasks = {**plan.source_tasks, **plan.target_tasks}
     return PlanEntry(
         name=plan.name,
