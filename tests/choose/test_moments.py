@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from taskloom.choose.moments import moments, squared_lengths
-from taskloom.choose.scores import h_score, logme, transrate
+from taskloom.choose.pca import reduce, reduced
+from taskloom.choose.scores import gbc, h_score, logme, transrate
 from taskloom.errors import NumericalError
 
 
@@ -52,10 +53,12 @@ def test_scores_do_not_depend_on_blocks_or_on_where_features_lie(monkeypatch, tm
         lambda x, y: h_score(x, y, regularised=True),
         transrate,
         lambda x, y: transrate(x, y, unit_rows=True),
+        lambda x, y: gbc(x, y, components=3),
     ]
     wanted = [call(rows.astype(np.float64), labels) for call in calls]
     monkeypatch.setattr(moments, "__kwdefaults__", {"block": 64})
     monkeypatch.setattr(squared_lengths, "__kwdefaults__", {"block": 64})
+    monkeypatch.setattr(reduced, "__kwdefaults__", {"block": 64})
     assert [call(mapped, labels) for call in calls] == pytest.approx(wanted, rel=1e-9)
 
 
@@ -71,3 +74,12 @@ def test_what_is_not_finite_or_does_not_vary_is_refused():
         NumericalError, match=r"test: expected features whose squares are finite, found 1e\+200"
     ):
         moments("test", rows, labels, counts, centred=False)
+
+
+@pytest.mark.parametrize("block", [8, 2**22])
+def test_principal_components_without_a_copy(block):
+    rows, labels, counts = given(n=80, d=6, dtype=np.float32)
+    rows = rows * np.array([5, 4, 3, 2, 1, 0.5], dtype=np.float32)
+    found = moments("test", rows, labels, counts, centred=True, block=block)
+    wanted = reduce(rows.astype(np.float64), 3)
+    np.testing.assert_allclose(reduced(rows, found, 3, block=block), wanted, rtol=1e-9, atol=1e-9)

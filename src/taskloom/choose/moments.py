@@ -106,12 +106,18 @@ def moments(
 
 def squared_lengths(features: NDArray[Any], mean: Floats, *, block: int = BLOCK) -> Floats:
     """Return the squared distance ``(N,)`` of every row from ``mean`` (D,), reading in blocks."""
-    size = _rows_of(features, block)
     found = np.empty(len(features))
-    for first in range(0, len(features), size):
-        rows = features[first : first + size] - mean
-        found[first : first + size] = np.einsum("nd,nd->n", rows, rows)
+    for first, part in blocks(features, block):
+        rows = part - mean
+        found[first : first + len(rows)] = np.einsum("nd,nd->n", rows, rows)
     return found
+
+
+def blocks(features: NDArray[Any], block: int = BLOCK) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the number of the first row and the rows of every block, as they are stored."""
+    size = _rows_of(features, block)
+    for first in range(0, len(features), size):
+        yield first, features[first : first + size]
 
 
 def _rows_of(features: NDArray[Any], block: int) -> int:

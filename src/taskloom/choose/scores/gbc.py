@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
 
-from taskloom.choose.checks import Floats, checked
-from taskloom.choose.classes import class_means, class_sums
-from taskloom.choose.pca import reduce
+from taskloom.choose.checks import Floats, Ints, checked, checked_rows
+from taskloom.choose.classes import members
+from taskloom.choose.moments import moments
+from taskloom.choose.pca import reduce, reduced
 from taskloom.registry import register
 
 _FLOOR = 1e-4  # of a variance, as in the released code
@@ -59,10 +60,13 @@ def gbc(
     >>> round(gbc(features, [0, 0, 0, 0, 1, 1, 1, 1]), 6)
     -0.16417
     """
-    matrix, indices, counts = checked("gbc", features, labels)
-    matrix = reduce(matrix, components)
-    means = class_means(matrix, indices, counts)
-    spread = class_sums((matrix - means[indices]) ** 2, indices, counts) / counts[:, None]
+    rows, indices, counts = checked_rows("gbc", features, labels)
+    if components is not None and len(rows) > rows.shape[1] > components:
+        found = moments("gbc", rows, indices, counts, centred=True)
+        matrix = reduced(rows, found, components)
+    else:
+        matrix = reduce(checked("gbc", rows, labels)[0], components)
+    means, spread = _clouds(matrix, indices, counts)
     spread = np.maximum(spread, _FLOOR)
     if covariance == "spherical":
         spread = spread.mean(1, keepdims=True)
@@ -71,6 +75,17 @@ def gbc(
         np.delete(np.exp(-_distances(means, spread, c, times)), c).sum() for c in range(len(counts))
     )
     return -float(total)
+
+
+def _clouds(matrix: Floats, indices: Ints, counts: Ints) -> tuple[Floats, Floats]:
+    """Return the mean and the variance ``(C, D)`` of every class."""
+    means, spread = (np.empty((len(counts), matrix.shape[1])) for _ in range(2))
+    for c, of_class in enumerate(members(indices, counts)):
+        part = matrix[of_class]
+        means[c] = part.mean(0)
+        part -= means[c]
+        spread[c] = np.einsum("nd,nd->d", part, part) / len(part)
+    return means, spread
 
 
 def _distances(means: Floats, spread: Floats, c: int, times: int) -> Floats:
