@@ -36,6 +36,7 @@ MICRO: dict[str, Any] = {
     "pool": ["digits_parity", "digits_mod3"],
     "targets": [{"task": "digits_ten", "labels": 40}],
     "train": {"steps": 8, "batch_size": 16, "learning_rate": 0.003},
+    "fine_tune": False,
     "select": ["logme", {"h_score": {"regularised": True}}],
     "merge": [
         "average",

@@ -91,22 +91,30 @@ class Reader:
 
         Each candidate's weights are made once for all that it has not been run on yet.
         """
+        wanted = [(c, data, split) for c in candidates for data in tasks for split in splits]
+        return self.read_some(wanted, precision)
+
+    def read_some(
+        self,
+        wanted: Sequence[tuple[Candidate, TaskData, Split]],
+        precision: Precision | None = None,
+    ) -> dict[tuple[str, str, str], Array]:
+        """Return features of some candidates on some splits, as `read_parts`."""
         precision = precision or self.options.precision
         found: dict[tuple[str, str, str], Array] = {}
         todo: dict[str, list[tuple[TaskData, Split]]] = {}
-        for candidate in candidates:
-            for data in tasks:
-                for split in splits:
-                    key = self._key(candidate, data, split, precision)
-                    stashed = self.workspace.array("features", key)
-                    if stashed is None:
-                        todo.setdefault(candidate.name, []).append((data, split))
-                    else:
-                        found[candidate.name, data.task.name, split] = stashed
+        for candidate, data, split in wanted:
+            key = self._key(candidate, data, split, precision)
+            stashed = self.workspace.array("features", key)
+            if stashed is None:
+                todo.setdefault(candidate.name, []).append((data, split))
+            else:
+                found[candidate.name, data.task.name, split] = stashed
         waiting = {(d.task.name, split): d for rest in todo.values() for d, split in rest}
         examples = {key: self._open(data, key[1]) for key, data in waiting.items()}
         total, done = sum(len(rest) for rest in todo.values()), 0
-        for candidate in candidates:
+        splits = dict.fromkeys(split for rest in todo.values() for _, split in rest)
+        for candidate in {candidate.name: candidate for candidate, _, _ in wanted}.values():
             rest = todo.get(candidate.name, [])
             weights = candidate.weights() if rest else None
             for data, split in rest:

@@ -27,7 +27,7 @@ from taskloom.runs.base import base_directory, base_title
 from taskloom.runs.batchnorm import check_batch_norm
 from taskloom.runs.beside import of_plan
 from taskloom.runs.candidates import Candidate, by_name, pool_digest, singles
-from taskloom.runs.features import Array, Reader
+from taskloom.runs.features import Array, Reader, Split
 from taskloom.runs.handover import hand_over
 from taskloom.runs.heads import head_for
 from taskloom.runs.judging import Judged, table_of, with_leads
@@ -180,13 +180,14 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
     with workspace.stage("targets: choose on few labels"):
         beside = of_plan(reader, candidates, prepared.tasks, prepared.heads)
         few = [
-            _with_leads(shot, candidates)
+            _with_leads(shot, [*candidates, *shot.rivals])
             for shot in prepare(reader, plan, prepared.targets, candidates, beside)
         ]
     with workspace.stage("test"):
-        features = reader.read(candidates, [*prepared.tasks, *prepared.targets], "test")
+        features = _on_test(reader, candidates, [*prepared.tasks, *prepared.targets], few)
         test = _score(prepared, candidates, "test", features)
-        concluded = [conclude(reader, plan, shot, candidates, features) for shot in few]
+        concluded = [conclude(reader, plan, shot, [*candidates, *shot.rivals], features) for shot in few]
+    everybody = [*candidates, *(rival for shot in few for rival in shot.rivals)]
     with workspace.stage("compare task vectors"):
         cosines = workspace.remember("cosines", pool_digest(pool), lambda: cosine_matrix(pool).tolist())
     scores = [*validation, *test, *(s for shot in few for s in shot.scores)]
@@ -196,7 +197,7 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
         text,
         base=prepared.title,
         tasks=results.task_records(prepared.tasks, prepared.targets),
-        models=[candidate.record() for candidate in candidates],
+        models=[candidate.record() for candidate in everybody],
         scores=scores,
         sweeps=sweeps,
         fronts=[each for each in tried if each is not None],
@@ -207,12 +208,23 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
         transfer=results.transfer_record(candidates, prepared.tasks, prepared.targets, scores),
     )
     with workspace.stage("hand over"):
-        handovers = _hand_over(prepared, draft, candidates, few)
+        handovers = _hand_over(prepared, draft, everybody, few)
     inputs = {"base": prepared.base.digest}
     inputs |= {f"expert {e.name}": e.checkpoint.digest() for e in pool.experts}
     inputs |= {f"task {d.task.name}": d.digest for d in [*prepared.tasks, *prepared.targets]}
     lock = make_lock(plan, inputs, workspace)
     return draft.model_copy(update={"handovers": handovers, "lock": lock})
+
+
+def _on_test(
+    reader: Reader, candidates: list[Candidate], tasks: list[TaskData], few: list[FewShot]
+) -> dict[tuple[str, str], Array]:
+    """Open the test splits, once: every candidate on every task, a fine-tune on its own target."""
+    wanted: list[tuple[Candidate, TaskData, Split]]
+    wanted = [(candidate, data, "test") for candidate in candidates for data in tasks]
+    wanted += [(rival, shot.data, "test") for shot in few for rival in shot.rivals]
+    found = reader.read_some(wanted)
+    return {(candidate, task): value for (candidate, task, _), value in found.items()}
 
 
 def _score(

@@ -101,6 +101,17 @@ class Target(Strict):
     test: int | None = Field(None, ge=2, description="Most test examples; else the plan's limit.")
 
 
+class FineTune(Strict):
+    """Fine-tuning the base on a target's labels, which is held against all that can be reused."""
+
+    targets: bool = Field(
+        True, description="Whether it is tried: six trainings a target, five of them for folds."
+    )
+    steps: int | None = Field(
+        None, ge=1, description="Of each; five passes, from 30 to 60, if not given."
+    )
+
+
 class SelectScore(Strict):
     """One transferability score, with options."""
 
@@ -202,6 +213,10 @@ def _options_of(name: Any, inside: Any) -> dict[str, Any]:
     return dict(inside or {})
 
 
+def _short_tuning(value: Any) -> Any:
+    return {"targets": value} if isinstance(value, bool) else value
+
+
 def _short_task(value: Any) -> Any:
     return {"task": value} if isinstance(value, str) else value
 
@@ -240,6 +255,9 @@ class Plan(Strict):
         description="Transferability scores, by name or as {name: {option: value}}.",
     )
     merge: list[MergeItem] = Field([Merge(method="average")], description="Methods to try.")
+    fine_tune: Annotated[FineTune, BeforeValidator(_short_tuning)] = Field(
+        FineTune(), description="The rival of what targets reuse; false leaves it out."
+    )
     evaluation: Evaluation = Evaluation()
     guard: Literal["strict", "warn"] = Field(
         "strict",

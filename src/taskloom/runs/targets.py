@@ -28,6 +28,7 @@ from taskloom.runs.features import Reader, Split
 from taskloom.runs.heads import head_for, held_out
 from taskloom.runs.plan import Plan
 from taskloom.runs.result import GuardRecord, RankEntry, RankingRecord, ScoreRecord, TargetRecord
+from taskloom.runs.rival import LEFT_OUT, Rival, fine_tuned
 from taskloom.runs.verdict import decide
 
 Array = NDArray[Any]
@@ -49,6 +50,12 @@ class FewShot:
     guard: GuardRecord
     scores: list[ScoreRecord]  # cross-validated
     rankings: list[RankingRecord]  # truth not filled in yet
+    rival: Rival | None  # the base fine-tuned on the labels
+
+    @property
+    def rivals(self) -> list[Candidate]:
+        """The fine-tune as a candidate, if there is one."""
+        return [] if self.rival is None else [self.rival.candidate]
 
     @property
     def name(self) -> str:
@@ -106,17 +113,37 @@ def _prepare(
         values[candidate.name], predicted[candidate.name] = measured.value, held
         scores.append(ScoreRecord(**asdict(measured)))
         reader.progress(f"try on {name}", number + 1, len(candidates))
+    rival = fine_tuned(reader, plan, data, features["base"])
+    rivals: list[Candidate] = []
+    if rival is not None:
+        rivals = [rival.candidate]
+        tuned = rival.candidate.name
+        heads[tuned], predicted[tuned] = rival.head, rival.held
+        measured = score(
+            labels,
+            rival.held,
+            metric=data.task.metric,
+            split="cross-validation",
+            seed=plan.seed,
+            model=tuned,
+            task=name,
+        )
+        values[tuned] = measured.value
+        scores.append(ScoreRecord(**asdict(measured)))
     verdict = decide(
         name,
-        candidates,
+        [*candidates, *rivals],
         values,
         yardstick=f"cross-validated {data.task.metric} on {len(labels)} labels",
         mode=plan.guard,
         right={name: held == labels for name, held in predicted.items()},
     )
+    if rival is None:
+        reason = f"{verdict.reason.rstrip('.')}; {LEFT_OUT}"
+        verdict = verdict.model_copy(update={"reason": reason})
     experts = {c.name: features[c.name] for c in candidates if c.kind == "expert"}
     rankings = _rank(data, experts, labels, plan, beside) if len(experts) > 1 else []
-    return FewShot(data, labels, features, heads, predicted, verdict, scores, rankings)
+    return FewShot(data, labels, features, heads, predicted, verdict, scores, rankings, rival)
 
 
 def _rank(
@@ -257,9 +284,15 @@ def sentence(record: TargetRecord, title: str, metric: str) -> str:
             f"For {record.target} keep the base: with {labels} nothing in the pool did clearly better "
             f"in cross-validation ({metric} {record.base_value * 100:.1f} on {record.n} test examples)."
         )
-    what = (
-        f"{title[0].lower()}{title[1:]}" if record.reuse.startswith("expert:") else f"the merge {title}"
-    )
+    alone = f"{title[0].lower()}{title[1:]}"
+    if record.reuse.startswith("fine-tune:"):
+        return f"For {record.target} take the {alone}: {_tells(record)}."
+    what = alone if record.reuse.startswith("expert:") else f"the merge {title}"
+    return f"For {record.target} reuse {what}: with {labels} {_tells(record)}."
+
+
+def _tells(record: TargetRecord) -> str:
+    """Say what a model brings over the base, with the interval."""
     span = f"95 % interval {record.gain_low * 100:+.1f} to {record.gain_high * 100:+.1f}"
     if record.gain_low > 0:
         tells = f"it gains {record.gain * 100:.1f} points over the base"
@@ -267,4 +300,4 @@ def sentence(record: TargetRecord, title: str, metric: str) -> str:
         tells = f"it loses {-record.gain * 100:.1f} points against the base, a transfer that hurts"
     else:
         tells = f"it moves {record.gain * 100:+.1f} points against the base, which may be chance"
-    return f"For {record.target} reuse {what}: with {labels} {tells} ({span}, n = {record.n})."
+    return f"{tells} ({span}, n = {record.n})"
