@@ -49,9 +49,9 @@ TUNE = {
     "max_length": 24,
 }
 SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
-ATLAS = {"setting": "few_shot", "rate": 0.02, "steps": 40}
-ADAMERGING = {"shape": "free", "rate": 0.02, "steps": 30, "passes": 1, "start": 1 / POOL}
-SEARCH = {"combine": "changes", "evaluations": 24}
+ATLAS = {"setting": "few_shot", "rate": 0.03, "steps": 30}
+ADAMERGING = {"shape": "free", "rate": 0.03, "steps": 20, "passes": 1, "start": 1 / POOL}
+SEARCH = {"combine": "changes", "evaluations": 20}
 #: what a reader should know -> of which method; the order of tables and legends
 METHODS = {
     "base": ("base", "a head on the base's features"),
