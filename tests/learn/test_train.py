@@ -508,6 +508,12 @@ def test_options_are_checked():
         TrainOptions.parse({"batch_size": 0})
     with pytest.raises(PlanError, match="precision"):
         TrainOptions.parse({"precision": "fp8"})
+    for name in ("learning_rate", "epochs", "lora_alpha"):
+        with pytest.raises(PlanError, match=f"training: option '{name}' is inf, but .*finite"):
+            TrainOptions.parse({name: float("inf")})
+    assert TrainOptions.parse({"max_grad_norm": float("inf")}).max_grad_norm == float("inf")
+    with pytest.raises(PlanError, match="training: option 'max_grad_norm' is nan"):
+        TrainOptions.parse({"max_grad_norm": float("nan")})
     with pytest.raises(PlanError, match="training: option 'steps' is True, but it is no switch"):
         TrainOptions.parse({"steps": True})
     with pytest.raises(PlanError, match=r"training: option 'freeze\.1' is 3, but"):

@@ -29,7 +29,7 @@ class TrainOptions(BaseModel):
     warmup
         Share of the steps over which the rate rises from 0; after them it falls linearly to 0.
     max_grad_norm
-        Gradients are scaled down to this Euclidean norm.
+        Gradients are scaled down to this Euclidean norm; infinity leaves them as they are.
     precision
         ``bf16`` runs matrix products under autocast; weights and optimiser stay float32.
     seed
@@ -53,7 +53,7 @@ class TrainOptions(BaseModel):
         Module names that get an update; () means every linear map.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     method: str = "full"
     steps: int | None = Field(default=None, ge=1)
@@ -62,7 +62,7 @@ class TrainOptions(BaseModel):
     learning_rate: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=True)
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
     evaluate_every: int | None = Field(default=None, ge=1)
