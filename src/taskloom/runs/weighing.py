@@ -77,7 +77,7 @@ def weigh(
                 float(weights[k]),
                 seen.get(name),
                 {score: int(ranks[k]) for score, ranks in alone.items()},
-                _reasons(name, int(k), ran, seen.get(name), twins.get(name)),
+                _reasons(name, ran, seen.get(name), twins.get(name)),
             )
         )
     return tuple(found), loss_by
@@ -89,9 +89,7 @@ def _places(values: Array) -> Array:
     return places
 
 
-def _reasons(
-    name: str, k: int, ran: Sequence[Tried], seen: Seen | None, twin: str | None
-) -> tuple[str, ...]:
+def _reasons(name: str, ran: Sequence[Tried], seen: Seen | None, twin: str | None) -> tuple[str, ...]:
     first = [each.report.score for each in ran if each.ranking.best == name]
     last = [each.report.score for each in ran if each.ranking.entries[-1].expert == name]
     found = [f"first by {', '.join(first)}"] if first else []

@@ -85,6 +85,12 @@ def test_the_regret_bound_is_that_of_the_worst_pair_where_both_were_last():
     pairs = 3 * 2 * 2
     wanted = max(most_lost(second["a"], second["c"], pairs=pairs), most_lost(right, wrong, pairs=pairs))
     assert regret_bound("a", [first, second]) == pytest.approx(wanted)
+    looser = max(
+        most_lost(second["a"], second["c"], pairs=pairs, level=0.5),
+        most_lost(right, wrong, pairs=pairs, level=0.5),
+    )
+    assert regret_bound("a", [first, second], level=0.5) == pytest.approx(looser)
+    assert looser < wanted
     assert regret_bound("a", [{"a": right}]) is None
     assert regret_bound("b", [first]) > 0.5
 

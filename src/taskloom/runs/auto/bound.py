@@ -87,5 +87,5 @@ def regret_bound(
     for name in sorted(names - {taken}):
         both = [rung for rung in right if name in rung and taken in rung]
         if both:
-            found.append(most_lost(both[-1][taken], both[-1][name], pairs=pairs))
+            found.append(most_lost(both[-1][taken], both[-1][name], pairs=pairs, level=level))
     return max(found, default=None)

@@ -122,7 +122,7 @@ def trait_rows(matrix: Matrix, grid: Grid, *, resamples: int = 2000, seed: int =
     not favoured. With a dozen sources the intervals are wide, as they should be.
     """
     gains = _mean_gains(grid)
-    traits = {name: _trait(matrix, name, rule) for name, rule in TRAITS.items()}
+    traits = {name: _trait(matrix, rule) for name, rule in TRAITS.items()}
     probe = grid_of(matrix, "zero_shot")
     if probe is not None:
         traits["what a probe on its features lost or gained on targets"] = _mean_gains(probe)
@@ -204,7 +204,7 @@ def _differ(*several: Floats) -> bool:
     return all(bool((each != each[0]).any()) for each in several)
 
 
-def _trait(matrix: Matrix, name: str, rule: Callable[[SourceFacts], float]) -> dict[str, float]:
+def _trait(matrix: Matrix, rule: Callable[[SourceFacts], float]) -> dict[str, float]:
     if matrix.plan is None:
         return {}
     several: dict[str, list[float]] = {}
