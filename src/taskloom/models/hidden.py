@@ -58,5 +58,8 @@ def token_vectors(
             seen = batch["attention_mask"].bool()
             vectors = hidden[seen].float().numpy()
             if not np.isfinite(vectors).all():
-                raise NumericalError(f"{encoder.directory}: layer {layer} holds NaN or infinity")
+                raise NumericalError(
+                    f"{encoder.directory}: layer {layer} holds NaN or infinity",
+                    hint="Check the weights, or take another layer",
+                )
             yield np.repeat(rows, seen.sum(1).numpy()), vectors

@@ -154,7 +154,9 @@ def check_batch_norm(directory: Path, tasks: Sequence[str]) -> None:
         if names.count(name) > 1:
             raise PlanError(f"batch norm: task {name!r} is named twice", hint="Name each task once")
     if not names:
-        raise PlanError("batch norm is estimated on one task or more, and there is none")
+        raise PlanError(
+            "batch norm is estimated on one task or more, and there is none", hint="Name a task"
+        )
     stored = SafetensorsCheckpoint(directory).tensors
     if not any(name.endswith(_STATISTICS[0]) for name in stored):
         raise CheckpointError(

@@ -181,9 +181,14 @@ def _coefficients(
             hint="Leave search out, or take another method",
         )
     if together > 1 and per != "layer":
-        raise PlanError(f"together={together} goes with per='layer', not {per!r}")
+        raise PlanError(
+            f"together={together} goes with per='layer', not {per!r}", hint="Leave together out"
+        )
     if normalize and negative:
-        raise PlanError("negative coefficients cannot be normalized: their sum may be 0")
+        raise PlanError(
+            "negative coefficients cannot be normalized: their sum may be 0",
+            hint="Leave negative or normalize out",
+        )
     groups = groups_of(on, per, together)
     genes = [
         Gene(("values", name, label), 1 / len(on.names), fold=not negative)

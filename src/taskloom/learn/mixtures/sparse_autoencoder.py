@@ -93,7 +93,9 @@ def train_autoencoder(
             f"sparse autoencoder: expected two hidden vectors or more, found {tuple(hidden.shape)}"
         )
     if not torch.isfinite(vectors).all():
-        raise NumericalError("sparse autoencoder: a hidden vector holds NaN or infinity")
+        raise NumericalError(
+            "sparse autoencoder: a hidden vector holds NaN or infinity", hint="Leave it out"
+        )
     centre = vectors.mean(0)
     scale = (vectors - centre).square().sum(1).mean().sqrt()
     if not scale > 0:

@@ -68,7 +68,10 @@ def graft(
     probe = on.probe
     names = [name for name in probe.trained if not re.search(leave_out, name)]
     if not names:
-        raise PlanError(f"graft: leave_out {leave_out!r} leaves no tensor of {probe.label}")
+        raise PlanError(
+            f"graft: leave_out {leave_out!r} leaves no tensor of {probe.label}",
+            hint="Give a narrower pattern",
+        )
     base = {name: on.base[name].float() for name in probe.trained}
     delta = {name: probe.weights[name].float() - base[name] for name in names}
     first = largest(delta, sparsity, strict=variant == "released")
