@@ -76,8 +76,8 @@ def generate(folder: Path, experts: int) -> None:
             }
             save_file(weights, target / "model.safetensors")
             (target / "config.json").write_text(json.dumps({"model_type": "bert"}))
-            if number and model != "large":  # where they are read, they are most of what is read
-                for kind, how in kinds.items():
+            for kind, how in kinds.items() if number else ():
+                if model != "large" or how == "table":  # others are most of what is read
                     save_statistic(kind, how, base, number, experts, target)
 
 

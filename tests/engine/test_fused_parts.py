@@ -19,7 +19,7 @@ from taskloom.algebra.scores import exp, tanh
 from taskloom.algebra.size import weigh_by_size
 from taskloom.algebra.threshold import beyond
 from taskloom.errors import NumericalError
-from taskloom.merging import fused, once
+from taskloom.merging import fused, rooms
 from taskloom.merging.engine import Engine, Options
 from taskloom.merging.plan import plan_program
 from taskloom.merging.program import program_of
@@ -114,12 +114,12 @@ def all_fit(base, experts, composed):
 def test_scores_with_a_sample(pools, kind, monkeypatch):
     """A sample leaves out what cannot be wanted; a wrong one costs a read."""
     base, experts = pools[kind]
-    monkeypatch.setattr(once, "LEAST", 1000)
+    monkeypatch.setattr(rooms, "LEAST", 1000)
     rounds = counting(monkeypatch)
     for step in (compete(0.1), compete(0.3, 0.05, cross="vision")):
         plain = run(base, experts, chain(step), fused=False)
         for sample in (1 << 13, 64):
-            monkeypatch.setattr(once, "SAMPLE", sample)
+            monkeypatch.setattr(rooms, "SAMPLE", sample)
             assert run(base, experts, chain(step)) == plain
     assert rounds
 

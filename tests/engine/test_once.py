@@ -8,12 +8,20 @@ from safetensors.torch import load_file, save_file
 from taskloom.algebra import chain, cut, elect, keep, mean, total, weigh
 from taskloom.algebra.compete import compete
 from taskloom.algebra.fuse import fuse
-from taskloom.merging import fused, once
+from taskloom.algebra.layers import prune_layers
+from taskloom.merging import fused, once, rooms
 
 from .models import run, save_pool
 
 pytest.importorskip("numba")
 from taskloom.merging.nth import around, nth
+
+
+def shrink(monkeypatch, **constants):
+    """Make samples, rooms and what is worth them small enough for these tensors."""
+    for name, value in constants.items():
+        monkeypatch.setattr(rooms if hasattr(rooms, name) else once, name, value)
+
 
 LONG = {"long": (9001,), "wide": (3, 5000), "short": (7, 3), "scalar": (), "empty": (0, 4)}
 
@@ -47,8 +55,7 @@ SORTED = {
 def test_one_read_finds_what_two_find(long_pools, monkeypatch, name, coarse):
     base, experts = long_pools[torch.bfloat16, coarse]
     plain = run(base, experts, SORTED[name], fused=False)
-    for constant, value in {"SAMPLE": 1 << 12, "PIECES": 4, "LEAST": 8000}.items():
-        monkeypatch.setattr(once, constant, value)
+    shrink(monkeypatch, SAMPLE=1 << 12, PIECES=4, LEAST=8000)
     found = []
     inner = once._searched
     monkeypatch.setattr(once, "_searched", lambda *a: found.append(inner(*a)) or found[-1])
@@ -61,8 +68,7 @@ def test_one_read_finds_what_two_find(long_pools, monkeypatch, name, coarse):
 def test_a_band_is_found_in_one_read(long_pools, monkeypatch):
     """Nothing is counted in rounds, though the second step ranks what the first leaves."""
     base, experts = long_pools[torch.float32, False]
-    for constant, value in {"SAMPLE": 1 << 12, "PIECES": 4, "LEAST": 8000}.items():
-        monkeypatch.setattr(once, constant, value)
+    shrink(monkeypatch, SAMPLE=1 << 12, PIECES=4, LEAST=8000)
     monkeypatch.setattr(fused.Arena, "count", None)
     run(base, experts, chain(cut(0.1, "tensor"), keep(0.2, "tensor"), total()))
 
@@ -95,29 +101,75 @@ WHOLE = {
 def test_a_model_is_read_once(long_pools, monkeypatch, name, how):
     base, experts = long_pools[torch.bfloat16, name != "pcb"]
     plain = run(base, experts, WHOLE[name], fused=False)
-    for constant, value in {"SAMPLE": 1 << 12, "SPREAD": 16, "LEAST": 8000}.items():
-        monkeypatch.setattr(once, constant, value)
+    shrink(monkeypatch, SAMPLE=1 << 12, SPREAD=16, LEAST=8000)
     found = []
-    inner = once.Bracket.picked
-    monkeypatch.setattr(once.Bracket, "picked", lambda *a: found.append(inner(*a)) or found[-1])
+    inner = once.search
+    monkeypatch.setattr(once, "search", lambda *a: found.append(inner(*a)) or found[-1])
     assert run(base, experts, WHOLE[name], **how) == plain
     assert len(found) == (2 if "compete" in str(WHOLE[name]) else 1)
     assert any(each is not None for each in found)
 
 
 @pytest.mark.parametrize("name", ["ties", "pcb"])
-@pytest.mark.parametrize("constants", [{"_WIDE": -2.0}, {"ROOM": 0}])
-def test_a_wrong_sample_or_no_room_changes_nothing(long_pools, monkeypatch, name, constants):
+@pytest.mark.parametrize("constants", [{"_WIDE": -2.0}, {"_TRIES": 0}])
+def test_a_wrong_sample_or_no_try_changes_nothing(long_pools, monkeypatch, name, constants):
     base, experts = long_pools[torch.float32, False]
     plain = run(base, experts, WHOLE[name], fused=False)
-    for constant, value in ({"SAMPLE": 1 << 9, "SPREAD": 8, "LEAST": 8000} | constants).items():
-        monkeypatch.setattr(once, constant, value)
+    shrink(monkeypatch, SAMPLE=1 << 9, SPREAD=8, LEAST=8000, **constants)
     assert run(base, experts, WHOLE[name]) == plain
+
+
+@pytest.mark.parametrize("how", [{}, {"threads": 2, "slice_bytes": 8000}, {"workers": 2}])
+@pytest.mark.parametrize("name", [*WHOLE, "layers"])
+def test_a_small_room_costs_a_read(long_pools, monkeypatch, name, how):
+    """A share of what lies near is gathered first, and nothing is counted in bins."""
+    layers = chain(prune_layers(0.5, layers="tensor"), keep(0.2), elect(), mean("kept"))
+    steps = WHOLE.get(name, layers)
+    base, experts = long_pools[torch.float32, False]
+    plain = run(base, experts, steps, fused=False)
+    shrink(monkeypatch, SAMPLE=1 << 9, SPREAD=8, LEAST=3000, MOST=3000)
+    reads = []
+    inner = once.Seen.picked
+    monkeypatch.setattr(once.Seen, "picked", lambda *a: reads.append(inner(*a)) or reads[-1])
+    monkeypatch.setattr(fused.Arena, "count", None)
+    assert run(base, experts, steps, **how) == plain
+    assert reads[-1] is not None
+    assert any(found is None for found in reads)
+
+
+@pytest.mark.parametrize("name", ["ties", "band", "sce"])
+def test_a_small_room_for_a_tensor(long_pools, monkeypatch, name):
+    base, experts = long_pools[torch.float32, False]
+    plain = run(base, experts, SORTED[name], fused=False)
+    shrink(monkeypatch, SAMPLE=1 << 9, PIECES=4, LEAST=2200, MOST=2200, ROOM=0)
+    made = []
+    inner = once.Bracket.of
+    monkeypatch.setattr(once.Bracket, "of", lambda *a: made.append(inner(*a)) or made[-1])
+    monkeypatch.setattr(fused.Arena, "count", None)
+    assert run(base, experts, SORTED[name]) == plain
+    assert any(bracket.stride > 1 for bracket in made)
+    assert all((bracket.filled <= 2200).all() for bracket in made)
+
+
+def test_what_equals_an_end_takes_no_room(long_pools, monkeypatch):
+    """Of whole numbers, all that lie near the wanted one equal one of two."""
+    base, experts = long_pools[torch.bfloat16, True]
+    plain = run(base, experts, SORTED["ties"], fused=False)
+    shrink(monkeypatch, SAMPLE=1 << 12, PIECES=4, LEAST=8000)
+    made = []
+    inner = once.Bracket.of
+    monkeypatch.setattr(once.Bracket, "of", lambda *a: made.append(inner(*a)) or made[-1])
+    assert run(base, experts, SORTED["ties"]) == plain
+    assert made
+    for bracket in made:
+        first, last = bracket.likely.ends.T
+        assert (bracket.counts[:, 1] > 0).all()
+        assert ((bracket.counts[:, 5] > 0) == (last > first)).all()
 
 
 def test_every_listener_hears_of_all_reads(long_pools, monkeypatch):
     base, experts = long_pools[torch.bfloat16, False]
-    monkeypatch.setattr(once, "LEAST", 8000)
+    shrink(monkeypatch, LEAST=8000)
     heard = []
     run(base, experts, WHOLE["ties"], progress=lambda label, done, total: heard.append((done, total)))
     assert heard[-1][0] == heard[-1][1] == len(heard)
@@ -139,8 +191,7 @@ def test_any_rank(kind):
 def test_a_wrong_sample_costs_a_read_and_nothing_else(long_pools, monkeypatch):
     base, experts = long_pools[torch.float32, False]
     plain = run(base, experts, SORTED["ties"], fused=False)
-    for constant, value in {"SAMPLE": 1 << 5, "PIECES": 2, "LEAST": 8000, "_WIDE": -2.0}.items():
-        monkeypatch.setattr(once, constant, value)
+    shrink(monkeypatch, SAMPLE=1 << 5, PIECES=2, LEAST=8000, _WIDE=-2.0)
     assert run(base, experts, SORTED["ties"]) == plain
 
 
@@ -159,7 +210,7 @@ def test_numbers_around_a_rank(kind):
     wanted = [1, size // 3, int(0.999 * size), size]
     ends = np.zeros((len(wanted), 2), np.int64)
     most = around(keys, 16, np.array(wanted), 4.0, ends)
-    inside = [((keys > low) & (keys <= high)).sum() for low, high in ends]
+    inside = [((keys > low) & (keys < high)).sum() for low, high in ends]
     assert most == max(inside)
     for rank, (low, high) in zip(wanted, ends, strict=True):
         margin = int(4 * np.sqrt(rank * (size - rank) / size) + 8)

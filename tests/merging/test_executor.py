@@ -52,7 +52,7 @@ def test_the_plan_counts():
     assert plan.order == ("a", "b", "n")
     assert plan.reads == 3
     assert plan.bytes_read == 3 * 3 * (48 + 10) + 16
-    assert plan.memory == 12 * 4 * (2 * 2 + 3)
+    assert plan.memory == 12 * 4 * (2 + 1 + 3)
 
 
 def test_weight_space_does_not_read_the_bases_parameters():

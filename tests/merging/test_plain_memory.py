@@ -55,5 +55,5 @@ def test_a_step_that_says_what_it_takes_is_counted_with_it():
     output, _, _ = output_of("fisher")
     (step,) = output.chain.steps
     told = plans._plain(output, 30)
-    assert told == 4 * 30 * (3 + 3) + plans._statistics(output, 30) + step.workspace((30,), 3)
+    assert told == 4 * 30 * (3 + 1) + plans._statistics(output, 30) + step.workspace((30,), 3)
     assert plans._plain(output, 10) < told / 2

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Scalar = float | Tensor
 #: one number per expert: in pool order, or by expert's name
 Weights = Sequence[float] | Mapping[str, float] | Tensor
+#: tensor's name, experts' names, tables of statistics by kind, statistic -> one number per expert
+Told = Callable[[str, tuple[str, ...], Mapping[str, tuple[Mapping[str, str], ...]], Any], Any]
 #: two thin factors whose product stands for a matrix
 Pair = tuple[Tensor, Tensor]
 
@@ -155,12 +157,15 @@ class Op:
         (drop by rank), ``blend`` and ``stock`` (total and scaled mean by numbers of the tensor),
         ``vary`` and ``erase`` (select by variance, average what agrees, as SCE does), ``tall_masks``,
         ``elect_largest``, ``consensus`` and ``take`` (a shared vector and parts of it), ``beyond``
-        (compare with a number), ``exclusive`` (the largest of every block, each entry once),
+        (compare with a number), ``clip``, ``exclusive`` (the largest of every block, each entry once),
         ``compete`` (PCB).
     value
         The factor, or the share.
     weights
         One number per expert, or None.
+    told
+        What makes those numbers for a tensor, where they are known before its entries are read, or
+        follow from the step's statistic.
     seed
         Of ``drop``.
     flag
@@ -183,6 +188,7 @@ class Op:
     name: str
     value: float = 0.0
     weights: Weights | None = None
+    told: Told | None = None
     seed: int = 0
     flag: int = 0
     extra: int = 0

@@ -66,27 +66,45 @@ def exclusive(density: float) -> Step:
         raise ValueError(f"density is a share of the entries and must lie in [0, 1], not {density!r}")
 
     def apply(stack: Stack, _: Any) -> Stack:
-        flat = stack.values.reshape(len(stack.values), -1)
-        marks = _choose_flat(flat, int(density * flat.shape[1]))
-        return stack.with_values((flat * marks).reshape(stack.values.shape))
+        rows = stack.values.reshape(len(stack.values), -1)
+        count = int(density * rows.shape[1])
+        free = torch.ones_like(rows[0], dtype=torch.bool)
+        if rows.requires_grad:
+            marks = [_take_largest(row, free, count) for row in rows.detach()]
+            return stack.with_values((rows * torch.stack(marks)).reshape(stack.values.shape))
+        kept = torch.empty_like(rows)
+        for row, own in zip(rows, kept, strict=True):
+            torch.mul(row, _take_largest(row, free, count), out=own)
+        return stack.with_values(kept.reshape(stack.values.shape))
 
     return Step(f"exclusive({density:g})", apply, Grain.TENSOR, workspace=_ranked)
 
 
 def _ranked(shape: tuple[int, ...], count: int) -> int:
-    """Bytes of magnitudes, marks of all experts, and of one row what is free of it, ranked."""
-    return (5 * count + 12) * math.prod(shape)
+    """Bytes of what is kept of all rows; of one its magnitudes, these partitioned, and four marks."""
+    return (4 * count + 12) * math.prod(shape)
 
 
-def _choose_flat(rows: Tensor, count: int) -> Tensor:
-    """Mark as `_choose` does in vectors ``(K, n)``, ranking what is free only."""
-    free = torch.ones_like(rows[0], dtype=torch.bool)
-    marks = torch.zeros_like(rows, dtype=torch.bool)
-    for row, mark in zip(rows.detach().abs(), marks, strict=True):
-        mine = free & (row > 0)
-        mark[mine] = top_mask(row[mine], count)
-        free &= ~mark
-    return marks
+def _take_largest(row: Tensor, free: Tensor, count: int) -> Tensor:
+    """Mark by 1 the ``count`` largest magnitudes of a vector that are free and not 0; take their places.
+
+    Of equal ones the first are taken. The rest is marked by 0.
+    """
+    sizes = row.abs().mul_(free)
+    if count <= 0:
+        return sizes.zero_()
+    if count < len(sizes):
+        ordered = sizes.cpu().numpy().copy()
+        ordered.partition(len(ordered) - count)
+        limit = float(ordered[len(ordered) - count])
+        del ordered
+    else:
+        limit = 0.0
+    mark = sizes >= limit if limit > 0 else sizes > 0
+    if limit > 0 and (more := int(torch.count_nonzero(mark)) - count) > 0:
+        mark[torch.nonzero(sizes == limit).reshape(-1)[-more:]] = False
+    free &= ~mark
+    return sizes.copy_(mark)
 
 
 def _choose(rows: Tensor, count: int) -> Tensor:

@@ -92,7 +92,7 @@ class Radix:
 
     def fresh(self) -> Radix:
         """Return this round with nothing counted."""
-        return replace(self, counts=np.zeros_like(self.counts))
+        return replace(self, counts=np.zeros(self.counts.shape, np.int64))
 
     def join(self, other: Radix) -> Radix:
         """Return the round that saw what both saw."""
@@ -104,6 +104,8 @@ class Radix:
 
     def see_bits(self, bits: Tensor) -> Radix:
         """Count integers ``(K, n)`` of 31 bits, or of 32 where `wide`, in place of `magnitude_bits`."""
+        if not self.counts.flags.writeable:
+            self.counts = self.fresh().counts
         for k, row in enumerate(bits):
             high = row >> 16
             if self.prefix is None:
@@ -128,8 +130,8 @@ class Radix:
         """
         wanted, totals = np.asarray(ranks, dtype=np.int64), self.totals
         prefix, rest = self._locate(np.minimum(wanted, totals))
-        counts = np.zeros((len(self.counts), _LOW), dtype=np.int64)
-        return Radix(counts, prefix, rest, wanted > totals)
+        nothing = np.broadcast_to(np.int64(0), (len(self.counts), _LOW))  # takes no memory
+        return Radix(nothing, prefix, rest, wanted > totals)
 
     @property
     def totals(self) -> Numbers:

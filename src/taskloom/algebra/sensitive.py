@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.algebra.core import Need, Stack, Step
+from taskloom.algebra.core import Need, Op, Stack, Step
 from taskloom.errors import CheckpointError
 from taskloom.lazy import torch
 
@@ -41,10 +41,12 @@ def by_sensitivity(temperature: float = 1.0) -> Step:
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be a number above 0, not {temperature!r}")
 
-    def apply(stack: Stack, _: Any) -> Stack:
-        tables = stack.tables["sensitivity"]
+    def weights_of(
+        name: str, experts: tuple[str, ...], tables: Mapping[str, tuple[Mapping[str, str], ...]], _: Any
+    ) -> NDArray[np.float64]:
         texts = tuple(
-            (t.get("layers", ""), t.get("gaps", "{}"), t.get("grouping", "block")) for t in tables
+            (t.get("layers", ""), t.get("gaps", "{}"), t.get("grouping", "block"))
+            for t in tables["sensitivity"]
         )
         names = {grouping for *_, grouping in texts}
         if len(names) > 1:
@@ -53,13 +55,17 @@ def by_sensitivity(temperature: float = 1.0) -> Step:
                 f"{', '.join(sorted(names))}",
                 hint="Collect all with the same grouping",
             )
-        scores, tasks = _parsed(stack.experts, texts)
-        layer = layer_of(stack.name, "tensor" if names == {"tensor"} else "block")
-        weights = coefficients(np.array([s.get(layer, 0.0) for s in scores]), tasks, temperature)
+        scores, tasks = _parsed(experts, texts)
+        layer = layer_of(name, "tensor" if names == {"tensor"} else "block")
+        return coefficients(np.array([s.get(layer, 0.0) for s in scores]), tasks, temperature)
+
+    def apply(stack: Stack, _: Any) -> Stack:
+        weights = weights_of(stack.name, stack.experts, stack.tables, None)
         column = torch.from_numpy(weights).to(stack.values.dtype).to(stack.values.device)
         return stack.with_values(stack.values * column.reshape(-1, *[1] * (stack.values.ndim - 1)))
 
-    return Step(f"sensitivity({temperature:g})", apply, needs=(Need("sensitivity", "table"),))
+    need, op = Need("sensitivity", "table"), Op("weigh", told=weights_of)
+    return Step(f"sensitivity({temperature:g})", apply, needs=(need,), op=op)
 
 
 def coefficients(

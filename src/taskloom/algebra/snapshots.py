@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.algebra.combine import sum_rows
-from taskloom.algebra.core import Stack, Step
+from taskloom.algebra.core import Op, Stack, Step
 from taskloom.errors import PlanError
 from taskloom.lazy import torch
 
@@ -48,11 +48,14 @@ def snapshot_weights(
 def average_snapshots(over: Over, *, last: int, start: float, decay: float) -> Step:
     """Weighted sum of the snapshots: ``(K, ...) -> (1, ...)``; see `snapshot_weights`."""
 
+    def shares(_: str, experts: tuple[str, ...], *__: Any) -> NDArray[np.float64]:
+        return snapshot_weights(len(experts), over, last=last, start=start, decay=decay)
+
     def apply(stack: Stack, _: Any) -> Stack:
         values = stack.values
-        found = snapshot_weights(len(values), over, last=last, start=start, decay=decay)
+        found = shares("", stack.experts)
         column = torch.from_numpy(found).to(values.dtype).to(values.device)
         return stack.with_values(sum_rows(values * column.reshape(-1, *[1] * (values.ndim - 1))))
 
     inside = {"last": f"last {last}", "swa": f"from {start:g}", "ema": f"ema {decay:g}"}[over]
-    return Step(f"snapshots({inside})", apply, linear=True)
+    return Step(f"snapshots({inside})", apply, linear=True, op=Op("blend", told=shares))

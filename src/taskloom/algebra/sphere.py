@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.algebra.combine import resolve_weights, sum_rows
+from taskloom.algebra.combine import check_weights, resolve_weights, sum_rows
 from taskloom.algebra.core import Grain, Op, Stack, Step, Weights
 from taskloom.algebra.gram import BLOCK, block_sums, cosine_of, gram, measuring
 from taskloom.errors import NumericalError, PlanError
@@ -125,11 +125,35 @@ def mean_direction(
     sum of the vectors if there are two experts, or if no expert has a direction; else refused.
     """
 
-    def apply(stack: Stack, _: Any) -> Stack:
+    def parts_of(
+        name: str, experts: tuple[str, ...], _: Any, products: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        if len(experts) == 1:
+            return np.ones(1)
+        given = np.ones(len(experts)) if weights is None else check_weights(weights, experts)
+        shares = np.asarray(given, np.float64)
+        if normalize:
+            if shares.sum() == 0:
+                raise PlanError("the weights sum to 0, so their mean is undefined", hint=_SUM_HINT)
+            shares = shares / shares.sum()
+        lengths, cosines = _angles(products)
+        length = math.sqrt(max(float(shares @ cosines @ shares), 0.0))
+        if length >= floor:
+            long = np.where(lengths > 0, lengths, np.inf)
+            found: NDArray[np.float64] = shares / long * (shares @ lengths / length)
+            return found
+        if len(experts) != 2 and (lengths > 0).any():
+            raise _cancelled(name, len(experts))
+        return shares
+
+    def apply(stack: Stack, known: Any) -> Stack:
         values = stack.values
         vectors = values.reshape(len(values), -1)
         if vectors.numel() == 0 or len(values) == 1:
             return stack.with_values(values[:1])
+        if not values.requires_grad and not isinstance(weights, Tensor):
+            products = gram([block_sums(values)]) if known is None else known
+            return stack.with_values(_blend(values, parts_of(stack.name, stack.experts, {}, products)))
         shares = (
             torch.ones(len(values), dtype=torch.float64, device=values.device)
             if weights is None
@@ -145,11 +169,7 @@ def mean_direction(
         length = norms(mean)
         if bool(length < floor):
             if len(values) != 2 and bool((lengths > 0).any()):
-                raise NumericalError(
-                    f"tensor {stack.name!r}: the directions of the {len(values)} experts cancel, so "
-                    "they have no mean",
-                    hint="Give other weights",
-                )
+                raise _cancelled(stack.name, len(values))
             merged = sum_rows(vectors * column.to(values.dtype))
         else:
             merged = mean * ((column * lengths).sum() / length).to(values.dtype)
@@ -157,14 +177,35 @@ def mean_direction(
 
     inside = "" if weights is None else "weighted"
     label = f"mean_direction({inside})"
-    return Step(label, apply, Grain.TENSOR, weights=weights, workspace=_lengths)
+    if isinstance(weights, Tensor):
+        return Step(label, apply, Grain.TENSOR, weights=weights)
+    op = Op("blend", told=parts_of)
+    return Step(label, apply, Grain.TENSOR, weights=weights, slicewise=_PRODUCTS, op=op, block=BLOCK)
 
 
-def _lengths(shape: tuple[int, ...], count: int) -> int:
-    """Bytes that `norms` takes: rows by their largest entry, and these in float64."""
-    return 12 * count * math.prod(shape)
+def _cancelled(name: str, count: int) -> NumericalError:
+    return NumericalError(
+        f"tensor {name!r}: the directions of the {count} experts cancel, so they have no mean",
+        hint="Give other weights",
+    )
 
 
+def _angles(products: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lengths ``(K,)`` and cosines ``(K, K)`` of vectors by their inner products; 0 of a vector of 0."""
+    lengths = np.sqrt(products.diagonal())
+    long = np.where(lengths > 0, lengths, np.inf)
+    cosines = np.clip(products / long / long[:, None], -1.0, 1.0)
+    np.fill_diagonal(cosines, lengths > 0)
+    return lengths, cosines
+
+
+def _blend(values: Tensor, shares: NDArray[np.float64]) -> Tensor:
+    column = torch.from_numpy(shares).to(values.device, values.dtype)
+    return sum_rows(values * column.reshape(-1, *[1] * (values.ndim - 1)))
+
+
+#: the inner products of a tensor's rows
+_PRODUCTS = measuring(lambda products: products)
 _SUM_HINT = "Give weights with another sum"
 
 
@@ -176,11 +217,26 @@ def karcher(iterations: int = 10, tolerance: float = 1e-5, *, floor: float = 0.0
     pulls nowhere; a tensor not longer than ``floor`` gives no direction.
     """
 
-    def apply(stack: Stack, _: Any) -> Stack:
+    def parts_of(
+        _: str, experts: tuple[str, ...], __: Any, products: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        if len(experts) == 1:
+            return np.ones(1)
+        lengths, cosines = _angles(products)
+        known, found = lengths > floor, np.zeros(len(lengths))
+        if known.any():
+            point = _walk_by_cosines(cosines[np.ix_(known, known)], iterations, tolerance)
+            found[known] = point / lengths[known] * lengths.mean()
+        return found
+
+    def apply(stack: Stack, given: Any) -> Stack:
         values = stack.values
         vectors = values.reshape(len(values), -1)
         if vectors.numel() == 0 or len(values) == 1:
             return stack.with_values(values[:1])
+        if not values.requires_grad:
+            products = gram([block_sums(values)]) if given is None else given
+            return stack.with_values(_blend(values, parts_of(stack.name, stack.experts, {}, products)))
         lengths = norms(vectors)
         known = (lengths > floor).reshape(-1)
         if not bool(known.any()):
@@ -190,12 +246,35 @@ def karcher(iterations: int = 10, tolerance: float = 1e-5, *, floor: float = 0.0
         merged = point * lengths.mean().to(values.dtype)
         return stack.with_values(merged.reshape(1, *values.shape[1:]))
 
-    return Step(f"karcher({iterations})", apply, Grain.TENSOR, workspace=_walked)
+    label, op = f"karcher({iterations})", Op("blend", told=parts_of)
+    return Step(label, apply, Grain.TENSOR, slicewise=_PRODUCTS, op=op, block=BLOCK)
 
 
-def _walked(shape: tuple[int, ...], count: int) -> int:
-    """Bytes of a walk: directions, products in float32 and float64; the point, a step, what it moved."""
-    return (16 * count + 12) * math.prod(shape)
+def _walk_by_cosines(
+    cosines: NDArray[np.float64], iterations: int, tolerance: float
+) -> NDArray[np.float64]:
+    """Return what `_walk` returns as ``(K,)`` shares of the directions, by their cosines ``(K, K)``."""
+
+    def length_of(shares: NDArray[np.float64]) -> float:
+        return math.sqrt(max(float(shares @ cosines @ shares), 0.0))
+
+    count = len(cosines)
+    point = np.full(count, 1 / count)
+    length = length_of(point)
+    point = np.eye(count)[0] if length < tolerance else point / length
+    for _ in range(iterations):
+        near = np.clip(cosines @ point, -1.0, 1.0)
+        angles = np.arccos(near)
+        opposite = (near < 0) & (1 - near * near <= _STRAIGHT)
+        far = (angles >= tolerance) & ~opposite
+        pull = np.where(far, angles / np.sin(np.where(far, angles, 1.0)), 0.0) / count
+        tangent = pull - (pull @ near) * point
+        length = length_of(tangent)
+        if length < tolerance:
+            break
+        moved = math.cos(length) * point + math.sin(length) * tangent / length
+        point = moved / length_of(moved)
+    return point
 
 
 def _walk(directions: Tensor, iterations: int, tolerance: float) -> Tensor:

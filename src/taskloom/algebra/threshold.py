@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from taskloom.algebra.core import Grain, Op, Stack, Step
+from taskloom.algebra.core import Grain, Measure, Op, Stack, Step
 from taskloom.algebra.select import top_mask
-from taskloom.lazy import torch
+from taskloom.lazy import Tensor, torch
 
 
 def clip(limit: float) -> Step:
@@ -15,7 +16,7 @@ def clip(limit: float) -> Step:
     def apply(stack: Stack, _: Any) -> Stack:
         return stack.with_values(stack.values.clamp(-limit, limit))
 
-    return Step(f"clip({limit:g})", apply)
+    return Step(f"clip({limit:g})", apply, op=Op("clip", limit))
 
 
 def beyond(size: float) -> Step:
@@ -35,18 +36,42 @@ def favour_unique(gain: float, most: float) -> Step:
     ``1 + gain * clamp(shared / unique, 0, most)``, the expert's numbers of shared and unique entries.
     """
 
-    def apply(stack: Stack, _: Any) -> Stack:
-        changed = stack.values.detach() != 0
-        alone = changed & (changed.sum(0, keepdim=True) == 1)
-        count = len(changed)
-        unique = alone.reshape(count, -1).sum(1)
-        shared = changed.reshape(count, -1).sum(1) - unique
-        ratio = (shared / unique.clamp(min=1)).clamp(0, most)
-        factor = (1 + gain * ratio).to(stack.values.dtype)
-        column = factor.reshape(-1, *[1] * (stack.values.ndim - 1))
-        return stack.with_values(torch.where(alone, stack.values * column, stack.values))
+    def see(acc: Tensor | None, stack: Stack) -> Tensor:
+        counted = [[torch.count_nonzero(row) for row in marks] for marks in _alone(stack.values)]
+        own = torch.stack([torch.stack(counts) for counts in counted])
+        return own if acc is None else acc + own
 
-    return Step(f"favour_unique({gain:g}, {most:g})", apply, Grain.TENSOR)
+    def join(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+        return one + other if one is not None and other is not None else one or other
+
+    def factors(counts: Tensor) -> Tensor:
+        unique = counts[1]
+        ratio = ((counts[0] - unique) / unique.clamp(min=1)).clamp(0, most)
+        return 1 + gain * ratio
+
+    def apply(stack: Stack, known: Tensor | None) -> Stack:
+        values = stack.values
+        found = factors(see(None, stack)) if known is None else known
+        column = found.to(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
+        return stack.with_values(torch.where(_alone(values)[1], values * column, values))
+
+    measure = Measure(1, lambda *_: None, see, factors, join)
+    label = f"favour_unique({gain:g}, {most:g})"
+    return Step(label, apply, Grain.TENSOR, slicewise=measure, workspace=_marked)
+
+
+def _marked(shape: tuple[int, ...], count: int) -> int:
+    """Bytes of the enlarged rows and of what is chosen of both, of marks and of their number."""
+    return (10 * count + 3) * math.prod(shape)
+
+
+def _alone(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mark what is not 0, and what is so for one expert only."""
+    changed = values.detach() != 0
+    many = torch.zeros(changed.shape[1:], dtype=torch.int16, device=changed.device)
+    for row in changed:
+        many += row
+    return changed, changed & (many == 1)
 
 
 def band(density: float, remove: float = 0.0, *, least: int = 0) -> Step:

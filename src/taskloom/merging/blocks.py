@@ -18,6 +18,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from taskloom.merging.masks import inside, lowest, ones, ranked, reached
+from taskloom.merging.philox import BLOCKS, draw
+
 # kinds of numbers
 F32, BF16, F16, TABLE = 0, 1, 2, 3
 # steps
@@ -27,7 +30,6 @@ VARY, ERASE, BAND, NOTHING, TALL, CONSENSUS, TAKE, LARGEST, BEYOND, EXCLUSIVE, C
 BLOCK = 4096
 
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy", fastmath=False)
-_inlined = nb.njit(error_model="numpy", fastmath=False, inline="always")
 
 
 @intrinsic
@@ -142,73 +144,17 @@ def _encode(value, bits, kind, at, m, out16, out32):
     return np.int64(most == top)
 
 
-@_inlined
-def _philox_round(c0, c1, c2, c3, k0, k1):
-    """One round; 64-bit products are made of those of halves, for which there is vector code."""
-    low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
-    a0, b0 = np.uint64(0xE14C6C93), np.uint64(0xD2E7470E)
-    a2, b2 = np.uint64(0x95121157), np.uint64(0xCA5A8263)
-    x, y = c0 & low, c0 >> half
-    p, q = a0 * x, a0 * y
-    r = (p >> half) + (q & low) + b0 * x
-    h0 = b0 * y + (q >> half) + (r >> half)
-    l0 = (r << half) | (p & low)
-    x, y = c2 & low, c2 >> half
-    p, q = a2 * x, a2 * y
-    r = (p >> half) + (q & low) + b2 * x
-    h1 = b2 * y + (q >> half) + (r >> half)
-    l1 = (r << half) | (p & low)
-    return h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
-
-
-@_jit
-def _philox_lanes(key0, key1, block, counters, out):
-    """Draw 512 numbers from 64 blocks on: `_philox` in vector code, all rounds in registers."""
-    w0, w1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
-    pairs = out.view(np.uint64)
-    for j in range(64):
-        # numpy advances the counter before it draws
-        counters[j] = np.uint64(block + 1 + j)
-    for j in range(64):
-        a, b, c, d = counters[j], np.uint64(0), np.uint64(0), np.uint64(0)
-        k0, k1 = key0, key1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        k0, k1 = k0 + w0, k1 + w1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        k0, k1 = k0 + w0, k1 + w1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        k0, k1 = k0 + w0, k1 + w1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        k0, k1 = k0 + w0, k1 + w1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        k0, k1 = k0 + w0, k1 + w1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        k0, k1 = k0 + w0, k1 + w1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        k0, k1 = k0 + w0, k1 + w1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        k0, k1 = k0 + w0, k1 + w1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        k0, k1 = k0 + w0, k1 + w1
-        a, b, c, d = _philox_round(a, b, c, d, k0, k1)
-        pairs[4 * j] = a
-        pairs[4 * j + 1] = b
-        pairs[4 * j + 2] = c
-        pairs[4 * j + 3] = d
-
-
 @_jit
 def _philox(key0, key1, first, m, out):
     """32-bit numbers ``first`` .. ``first + m`` of Philox 4x64-10, as numpy counts them."""
     block = first >> 3
     skip = first - (block << 3)
     at = 0
-    counters = np.empty(64, np.uint64)
     while at < m:
-        if skip == 0 and at % 2 == 0 and at + 512 <= m:
-            _philox_lanes(key0, key1, block, counters, out[at : at + 512])
-            at += 512
-            block += 64
+        if skip == 0 and at + 8 * BLOCKS <= m:
+            draw(key0, key1, np.uint64(block), out, at)
+            at += 8 * BLOCKS
+            block += BLOCKS
             continue
         # numpy advances the counter before it draws
         c0, c1, c2, c3 = np.uint64(block + 1), np.uint64(0), np.uint64(0), np.uint64(0)
@@ -394,7 +340,7 @@ def _banded(x, n, high, first, low, second):
 
 
 @_jit
-def _even_ranks(sizes, n, keys, counts, starts, places, order, ranks):
+def _even_ranks(sizes, n, keys, counts, starts, order, ranks):
     """Write the rank of every entry of a row as `_ranks` does; False if that takes more than counting.
 
     Differences of numbers of few bits are mostly whole multiples of one step, so that counting them
@@ -439,27 +385,56 @@ def _even_ranks(sizes, n, keys, counts, starts, places, order, ranks):
         before = np.uint16(before + column)
     for j in range(bins):
         starts[j + 32] = starts[j] + counts[j]
-    many = 0
-    for i in range(n):
-        key = keys[i]
-        rank = starts[key]
-        starts[key] = np.uint16(rank + np.uint16(1))
-        ranks[i] = np.int32(rank)
-        places[many] = np.uint32(i)
-        many += np.int64((key >> np.uint32(5)) & np.uint32(1))
-    for j in range(many):
-        i = np.int64(places[j])
-        key = keys[i]
-        if counts[key] > 1:
-            first, at = np.int64(starts[key]) - np.int64(counts[key]), np.int64(ranks[i])
-            size = sizes[i]
-            while at > first and sizes[order[at - 1]] > size:
-                order[at] = order[at - 1]
-                ranks[order[at]] = np.int32(at)
-                at -= 1
-            order[at] = np.uint32(i)
-            ranks[i] = np.int32(at)
+    _give_ranks(keys, n, starts, ranks)
+    if between == np.uint32(0):
+        return True
+    for at in range(0, n, 64):
+        word = np.uint64(0)
+        if at + 64 <= n:
+            word = inside(keys, at, np.uint32(32), np.uint32(32), np.uint32(1))
+        else:
+            for i in range(at, n):
+                word |= np.uint64((keys[i] >> np.uint32(5)) & np.uint32(1)) << np.uint64(i - at)
+        while word != np.uint64(0):
+            i = np.int64(np.uint64(at) + lowest(word))
+            word &= word - np.uint64(1)
+            key = keys[i]
+            if counts[key] > 1:
+                first, to = np.int64(starts[key]) - np.int64(counts[key]), np.int64(ranks[i])
+                size = sizes[i]
+                while to > first and sizes[order[to - 1]] > size:
+                    order[to] = order[to - 1]
+                    ranks[order[to]] = np.uint16(to)
+                    to -= 1
+                order[to] = np.uint32(i)
+                ranks[i] = np.uint16(to)
     return True
+
+
+@_jit
+def _give_ranks(keys, n, starts, ranks):
+    """Write where each key comes, those of its bin in order; four are stored at once."""
+    fours, one = ranks[: n // 4 * 4].view(np.uint64), np.uint16(1)
+    for j in range(n // 4):
+        i = np.uint64(4 * j)
+        key = keys[i]
+        a = starts[key]
+        starts[key] = np.uint16(a + one)
+        key = keys[i + np.uint64(1)]
+        b = starts[key]
+        starts[key] = np.uint16(b + one)
+        key = keys[i + np.uint64(2)]
+        c = starts[key]
+        starts[key] = np.uint16(c + one)
+        key = keys[i + np.uint64(3)]
+        d = starts[key]
+        starts[key] = np.uint16(d + one)
+        pair = np.uint64(a) | (np.uint64(b) << np.uint64(16))
+        fours[j] = pair | ((np.uint64(c) | (np.uint64(d) << np.uint64(16))) << np.uint64(32))
+    for i in range(n // 4 * 4, n):
+        key = keys[i]
+        ranks[i] = starts[key]
+        starts[key] = np.uint16(starts[key] + one)
 
 
 @_jit
@@ -556,7 +531,7 @@ def _drop_by_rank(v, bits, rows, m, row, start, least, slope, rescale, keys, wor
         np.empty(8192, np.uint16),
         np.empty(8224, np.uint16),
     )
-    places, order, ranks = np.empty(row, np.uint32), np.empty(row, np.uint32), np.empty(row, np.int32)
+    order, ranks = np.empty(row, np.uint32), np.empty(row, np.uint16)
     # chances between these numbers are whole multiples of 2**-31
     whole = least >= np.float32(0.00390625) and least + np.float32(row - 1) * slope < one
     for k in range(rows):
@@ -564,22 +539,22 @@ def _drop_by_rank(v, bits, rows, m, row, start, least, slope, rescale, keys, wor
         for at in range(0, m, row):
             x, w, r = v[k, at : at + row], words[at : at + row], chances[at : at + row]
             _sizes(bits[k, at : at + row], row, spare)
-            if _even_ranks(spare, row, parts, some, starts, places, order, ranks):
+            if _even_ranks(spare, row, parts, some, starts, order, ranks):
                 for i in range(row):
-                    r[i] = np.float32(ranks[i])
+                    r[i] = least + np.float32(ranks[i]) * slope
             else:
                 _ranks(spare, row, parts, first, second, many, r)
-            for i in range(row):
-                r[i] = least + r[i] * slope
-            if whole:
+                for i in range(row):
+                    r[i] = least + r[i] * slope
+            if whole and rescale:
                 for i in range(row):
                     half = np.uint32(np.int32(r[i] * np.float32(2147483648.0)))
-                    inside = np.uint32(w[i]) < np.uint32(half << np.uint32(1))
-                    x[i] = x[i] * (one if inside else zero)
-            else:
-                for i in range(row):
-                    inside = np.float64(w[i]) < np.float64(r[i]) * 4294967296.0
-                    x[i] = x[i] * (one if inside else zero)
+                    inner = np.uint32(w[i]) < np.uint32(half << np.uint32(1))
+                    x[i] = x[i] * (one if inner else zero) / r[i]
+                continue
+            for i in range(row):
+                inner = np.float64(w[i]) < np.float64(r[i]) * 4294967296.0
+                x[i] = x[i] * (one if inner else zero)
             if rescale:
                 for i in range(row):
                     x[i] = x[i] / r[i]
@@ -807,6 +782,62 @@ def _rivals(v, rows, m, vision, bounds, wide):
 
 
 @_jit
+def _maybe(x, m, low, high, slope, cutoff, narrow, found, places):
+    """Write where scores are not below the cutoff for certain; return how many. See `_scores`."""
+    bound, more = found.view(np.float32)[:m], np.float32(1.0001)
+    for i in range(m):
+        y = abs(x[i])
+        y = high if y > high else y
+        y = y - low
+        y = (y if y > np.float32(0) else np.float32(0)) * slope
+        power = y * y * more + np.float32(1.0001)
+        product = x[i] * narrow[i] * more
+        bound[i] = product * _number(np.uint32(np.int32(power * np.float32(8388608.0)) + 1056964608))
+    n, full = np.uint64(0), m // 64 * 64
+    for at in range(0, full, 64):
+        word = reached(bound, at, cutoff)
+        while word != np.uint64(0):
+            places[n] = np.uint32(np.uint64(at) + lowest(word))
+            n += np.uint64(1)
+            word &= word - np.uint64(1)
+    for i in range(full, m):
+        places[n] = np.uint32(i)
+        n += np.uint64(not bound[i] < cutoff)
+    return n
+
+
+@_jit
+def _unsure(x, m, low, high, slope, cutoff, upper, most, narrow, inputs, places):
+    """As `_maybe`, without what is above ``upper`` for certain, and not ``most``; count that, too."""
+    sure, more = inputs.view(np.uint32)[:m], np.float32(1.0001)
+    some = np.uint32(0)
+    for i in range(m):
+        y = abs(x[i])
+        y = high if y > high else y
+        y = y - low
+        y = (y if y > np.float32(0) else np.float32(0)) * slope
+        power = y * y * more + np.float32(1.0001)
+        product = x[i] * narrow[i] * more
+        bound = product * _number(np.uint32(np.int32(power * np.float32(8388608.0)) + 1056964608))
+        share = np.float32(0.93) - np.float32(0.34) * product * product
+        beyond = np.uint32(bound * share > upper) & np.uint32(share > np.float32(0))
+        beyond = beyond & np.uint32(bound < most)
+        some = np.uint32(some + beyond)
+        sure[i] = beyond | np.uint32(bound < cutoff)
+    n, full = np.uint64(0), m // 64 * 64
+    for at in range(0, full, 64):
+        word = inside(sure, at, np.uint32(1), np.uint32(0), np.uint32(1))
+        while word != np.uint64(0):
+            places[n] = np.uint32(np.uint64(at) + lowest(word))
+            n += np.uint64(1)
+            word &= word - np.uint64(1)
+    for i in range(full, m):
+        places[n] = np.uint32(i)
+        n += np.uint64(sure[i] == np.uint32(0))
+    return n, np.int64(some)
+
+
+@_jit
 def _scores(x, rows, m, low, high, cutoff, upper, most, wide, places):
     """Score the entries of a row; return how many, and how many of the others lie above ``upper``.
 
@@ -827,27 +858,14 @@ def _scores(x, rows, m, low, high, cutoff, upper, most, wide, places):
     # an entry that large times a very small number could be lost in the bound
     if cutoff > np.float32(1e-20) and rows <= 16 and largest < np.uint32(0x58635FA9):  # 1e15
         slope = np.float32(np.sqrt(many * 1.4426950408889634) / width)
-        more = np.float32(1.0001)
-        bound, sure = found.view(np.float32), inputs.view(np.uint32)
+        spare = wide[3].view(np.float32)  # loops over numbers of one width are faster
+        narrow = spare[len(spare) // 2 : len(spare) // 2 + m]
         for i in range(m):
-            y = abs(x[i])
-            y = high if y > high else y
-            y = y - low
-            y = (y if y > np.float32(0) else np.float32(0)) * slope
-            power = y * y * more + np.float32(1.0001)
-            product = x[i] * np.float32(rivals[i]) * more
-            bound[i] = product * _number(np.uint32(np.int32(power * np.float32(8388608.0)) + 1056964608))
-            share = np.float32(0.93) - np.float32(0.34) * product * product
-            beyond = np.uint32(bound[i] * share > upper) & np.uint32(share > np.float32(0))
-            sure[i] = beyond & np.uint32(bound[i] < most)
-        some = np.uint32(0)
-        for i in range(m):
-            some = np.uint32(some + sure[i])
-            sure[i] = np.uint32(sure[i] | np.uint32(bound[i] < cutoff))
-        above = np.int64(some)
-        for i in range(m):
-            places[n] = np.uint32(i)
-            n += np.uint64(sure[i] == np.uint32(0))
+            narrow[i] = np.float32(rivals[i])
+        if upper == np.inf:
+            n = _maybe(x, m, low, high, slope, cutoff, narrow, found, places)
+        else:
+            n, above = _unsure(x, m, low, high, slope, cutoff, upper, most, narrow, inputs, places)
     else:
         for i in range(m):
             places[i] = np.uint32(i)
@@ -855,9 +873,11 @@ def _scores(x, rows, m, low, high, cutoff, upper, most, wide, places):
     for j in range(n):
         i = np.uint64(places[j])
         y = np.float64(x[i])
-        size = (min(max(abs(y), low64), high64) - low64) / width
-        found[j] = size * size * many
+        found[j] = y
         inputs[j] = y * rivals[i]
+    for j in range(n):
+        size = (min(max(abs(found[j]), low64), high64) - low64) / width
+        found[j] = size * size * many
     far = 0
     for j in range(n):
         y = inputs[j]
@@ -1143,6 +1163,12 @@ def _steps(
                 x = v[k]
                 for i in range(m):
                     x[i] = x[i] * (one if abs(x[i]) > size else zero)
+        elif code == 25:
+            size = numbers[o]
+            for k in range(rows):
+                x = v[k]
+                for i in range(m):
+                    x[i] = size if x[i] > size else (-size if x[i] < -size else x[i])
         elif code == 21:
             _exclusive(v, bits, rows, m, limits[o], spare, words)
         elif code == 22:
@@ -1479,77 +1505,38 @@ def sample(
 
 
 @_jit
-def _gather(keys, mask, n, first, last, places, into, found):
-    """Count the keys below one number and equal to it, and gather those above it up to another.
+def _gather(keys, mask, n, first, last, into, found):
+    """Count the keys below one number and equal to it or to another, and gather those between the two.
 
     Return the largest of all. ``into`` has 17 columns more than may be gathered.
     """
-    below, low, most = np.uint32(0), np.uint32(0), np.uint32(0)
-    width, least = np.uint32(last - first), np.uint32(first + np.uint32(1))
-    # a column of 16 keys that lie apart is looked at if one of them lies between
-    columns = n // 16
-    some, hits = places[:columns], places[columns : 2 * columns]
-    for lane in range(0, 16, 4):
-        a, b = (
-            keys[lane * columns : (lane + 1) * columns],
-            keys[(lane + 1) * columns : (lane + 2) * columns],
-        )
-        c, d = (
-            keys[(lane + 2) * columns : (lane + 3) * columns],
-            keys[(lane + 3) * columns : (lane + 4) * columns],
-        )
-        for i in range(columns):
-            p, q, r, s = (
-                np.uint32(a[i] & mask),
-                np.uint32(b[i] & mask),
-                np.uint32(c[i] & mask),
-                np.uint32(d[i] & mask),
-            )
-            most = max(most, max(max(p, q), max(r, s)))
-            below = np.uint32(
-                below
-                + np.uint32(p < first)
-                + np.uint32(q < first)
-                + np.uint32(r < first)
-                + np.uint32(s < first)
-            )
-            low = np.uint32(
-                low
-                + np.uint32(p == first)
-                + np.uint32(q == first)
-                + np.uint32(r == first)
-                + np.uint32(s == first)
-            )
-            hit = np.uint32(np.uint32(p - least) < width) | np.uint32(np.uint32(q - least) < width)
-            hit = hit | np.uint32(np.uint32(r - least) < width) | np.uint32(np.uint32(s - least) < width)
-            some[i] = np.uint32(hit if lane == 0 else some[i] | hit)
-    many = np.uint64(0)
-    for i in range(columns):
-        hits[many] = np.uint32(i)
-        many += np.uint64(some[i])
-    # numbers without a sign, since one that may be negative is checked at every step
-    to, room, step = np.uint64(found[2]), np.uint64(len(into) - 17), np.uint64(columns)
-    for j in range(many):
-        i = np.uint64(hits[j])
-        at = min(to, room)
-        beyond = to - at
-        for _ in range(16):
-            y = np.uint32(keys[i] & mask)
-            if np.uint32(y - least) < width:
-                into[at] = y
-                at += np.uint64(1)
-            i += step
-        to = at + beyond
-    for i in range(16 * columns, n):
+    below, low, high, most = np.uint64(0), np.uint64(0), np.uint64(0), np.uint32(0)
+    width = np.uint32(last - first - np.uint32(1)) if last > first else np.uint32(0)
+    least = np.uint32(first + np.uint32(1))
+    for i in range(n):
+        most = max(most, np.uint32(keys[i] & mask))
+    # numbers without a sign, since an index that may be negative is checked at every step
+    to, room, full = np.uint64(found[2]), np.uint64(len(into) - 17), n // 64 * 64
+    for at in range(0, full, 64):
+        less, equal, other, word = ranked(keys, at, mask, first, last, least, width)
+        below += ones(less)
+        low += ones(equal)
+        high += ones(other)
+        while word != np.uint64(0):
+            into[min(to, room)] = np.uint32(keys[np.uint64(at) + lowest(word)] & mask)
+            to += np.uint64(1)
+            word &= word - np.uint64(1)
+    for i in range(full, n):
         y = np.uint32(keys[i] & mask)
-        most = max(most, y)
-        below = np.uint32(below + np.uint32(y < first))
-        low = np.uint32(low + np.uint32(y == first))
+        below += np.uint64(y < first)
+        low += np.uint64(y == first)
+        high += np.uint64(y == last)
         into[min(to, room)] = y
         to += np.uint64(np.uint32(y - least) < width)
     found[0] += np.int64(below)
     found[1] += np.int64(low)
     found[2] = np.int64(to)
+    found[5] += np.int64(high) if last > first else np.int64(0)
     return np.int64(most)
 
 
@@ -1570,10 +1557,10 @@ def between(
 ):  # fmt: skip
     """Count what a measure before step ``upto`` orders, and gather what lies between two numbers.
 
-    ``ends`` (R, 2), R rows or a multiple of them; ``found`` (R, 5): how many lie below the first, equal
-    it, and lie above it up to the second; of the first rows also how many have no high bits (of
-    variances), and the largest. What lies between goes to ``into``, while there is room; its last 17
-    columns are no room.
+    ``ends`` (R, 2), R rows or a multiple of them; ``found`` (R, 6): how many lie below the first, equal
+    it, and lie between the two; of the first rows also how many have no high bits (of variances), and
+    the largest; how many equal the second, if it is another. What lies between goes to ``into``, while
+    there is room; its last 17 columns are no room.
     """
     every, sizes = np.uint32(0xFFFFFFFF), np.uint32(0x7FFFFFFF)
     for at in range(0, n, block):
@@ -1587,19 +1574,19 @@ def between(
             _rivals(v, rows, m, flags[upto], bounds[upto], wide)
         several = 1 if order == 1 else rows
         for k in range(several):
-            ranked, mask, many, above = bits[k], sizes, m, 0
+            ordered, mask, many, above = bits[k], sizes, m, 0
             if order > 0:
-                ranked, mask = bits[experts + 1], every
+                ordered, mask = bits[experts + 1], every
                 upper, most = np.float32(np.inf), np.float32(np.inf)
                 if order == 2:  # one number is wanted of each row, and the largest
                     upper, most = _score_of(ends[k, 1]), _score_of(found[k, 4])
                 many, above = _ordered(
-                    order, k, v, rows, m, bounds[upto], upper, most, wide, spare, ranked
+                    order, k, v, rows, m, bounds[upto], upper, most, wide, spare, ordered
                 )
             if order == 1:
-                found[k, 3] += _still(ranked, many)
+                found[k, 3] += _still(ordered, many)
             for r in range(k, len(ends), several):
                 first, last = np.uint32(ends[r, 0]), np.uint32(ends[r, 1])
-                largest = _gather(ranked, mask, many, first, last, spare, into[r], found[r])
+                largest = _gather(ordered, mask, many, first, last, into[r], found[r])
                 found[r, 4] = max(found[r, 4], largest)
                 found[r, 0] += m - many - above

@@ -23,13 +23,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from taskloom.algebra import Chain, Grain, Stack
+from taskloom.algebra import Chain, Stack
 from taskloom.algebra.core import Measure, Step, Summed
 from taskloom.algebra.exact import CELLS, ExactSums
-from taskloom.algebra.select import Radix
+from taskloom.algebra.select import Found, Radix
 from taskloom.errors import NumericalError
 from taskloom.lazy import torch
-from taskloom.merging import fused, once
+from taskloom.merging import fused, once, rooms
+from taskloom.merging.allocator import giving_back
 from taskloom.merging.device import Lane
 from taskloom.merging.executor import tensor_statistics
 from taskloom.merging.plain import Nan, apply_steps, finish, load, nonfinite, read_piece, too_large
@@ -226,24 +227,37 @@ class Engine:
         accumulated, round_ = None, 0
         while round_ < measure.rounds:
             started = measure.start(round_, accumulated)
-            narrowed = started
             likely = self._likely(measure, outputs, index, round_, started, known)
-            if likely is not None:
-                narrowed = likely.narrowed(started)
-            if likely is not None and likely.fits:
-                bracket = self.bracket(outputs, index, likely, _with(known, index, narrowed))
-                found = bracket.picked(likely, sum(output.info.numel for output in outputs))
-                if found is not None:
-                    accumulated = once.concluded(started, found, bracket.counts[:, 4])
-                    round_ += 2
-                    self.tick(len(outputs))  # the read that was not needed
-                    continue
-                narrowed = started
-            accumulated = self.round(outputs, index, step, round_, narrowed, known)
-            if narrowed is not started and measure.start(round_ + 1, accumulated) is None:
-                accumulated = self.round(outputs, index, step, round_, started, known)
+            found = None if likely is None else self._searched(likely, outputs, index, started, known)
+            if found is not None:
+                accumulated = once.concluded(started, *found)
+                round_ += 2
+                continue
+            accumulated = self.round(outputs, index, step, round_, started, known)
             round_ += 1
         return accumulated
+
+    def _searched(
+        self,
+        likely: once.Likely,
+        outputs: Sequence[Output],
+        index: int,
+        started: Any,
+        known: Statistics,
+    ) -> tuple[Found, NDArray[Any]] | None:
+        """Find what two rounds are to find near what a sample says; None if that was wrong."""
+        total, reads = sum(output.info.numel for output in outputs), 0
+
+        def read(said: once.Likely, unexpected: bool) -> once.Seen:
+            nonlocal reads
+            reads += 1
+            near = _with(known, index, said.narrowed(started))
+            return self.bracket(outputs, index, said, near, quiet=unexpected)
+
+        found = once.search(likely, total, read)
+        if found is not None and reads == 1:
+            self.tick(len(outputs))  # the read that was not needed
+        return found
 
     def _likely(
         self,
@@ -257,7 +271,7 @@ class Engine:
         """Say from a sample where the order statistics lie that two rounds are to find."""
         total = sum(output.info.numel for output in outputs)
         before = [step.op.name for step in _steps_of(outputs[0])[:index] if step.op is not None]
-        if round_ % 2 or total < once.LEAST:
+        if round_ % 2 or total < rooms.LEAST:
             return None
         for output in outputs:
             taken = self._fused[output.name] and once.worthwhile(measure, output, before)
@@ -298,26 +312,32 @@ class Engine:
         index: int,
         likely: once.Likely,
         known: Statistics,
-    ) -> once.Bracket:
-        """Count and gather in one read of the outputs, each thread on its own."""
+        *,
+        quiet: bool = False,
+    ) -> once.Seen:
+        """Count and gather in one read of the outputs, each thread on its own; ``quiet``: no ticks."""
         bins = self._bins(outputs)
         if len(bins) > 1:
-            parts = self._forked(bins, lambda own, part: own.bracket(part, index, likely, known))
+            parts = self._forked(
+                bins, lambda own, part: own.bracket(part, index, likely, known, quiet=quiet)
+            )
             return _joined(parts)
         queue = _Queue(outputs)
+        room = rooms.of_model(sum(output.info.numel for output in outputs))
 
-        def work() -> once.Bracket:
-            bracket = once.Bracket.of(likely)
+        def work() -> once.Seen:
+            bracket = once.Bracket.of(likely, room)
             for output in queue:
                 if output.info.numel:
                     arena, made = self._arena(output), fused.compile_output(output, known)
                     for piece in self._pieces(output):
                         self._fill(arena, output, piece)
                         arena.bad[:] = 0
-                        bracket.see(likely, arena, output, made, index, piece)
+                        bracket.see(arena, output, made, index, piece)
                         self._check(arena, output)
-                self._ticks.tick()
-            return bracket
+                if not quiet:
+                    self._ticks.tick()
+            return bracket.seen()
 
         return _joined(self._spread(work, self.options.threads))
 
@@ -439,16 +459,16 @@ class Engine:
 
     def _make_plain(self, output: Output, known: Statistics, sink: Sink) -> None:
         how, check = self.plan.cutting(output), self.options.nan == "refuse"
-        known = dict(known) | tensor_statistics(output, how, check=check)
+        with giving_back() if how.slicewise else contextlib.nullcontext():
+            known = dict(known) | tensor_statistics(output, how, check=check)
         state = hashlib.sha256()
         with self._alone(output), torch.inference_mode():
             for piece in pieces(output.info, how):
                 self._ticks.check()
-                base, stack = load(output, piece, check=check)
-                merged = finish(
-                    base, apply_steps(output, stack, known), output.info.dtype, self.options.nan
-                )
-                data = tensor_bytes(merged)
+                base, *loaded = load(output, piece, check=check)
+                stack = apply_steps(output, loaded.pop(), known)  # nobody else holds it
+                data = tensor_bytes(finish(base, stack, output.info.dtype, self.options.nan))
+                del base, stack
                 if self.options.digest:
                     state.update(data)
                 sink.write(output.name, piece.start * output.info.itemsize, data)
@@ -587,9 +607,12 @@ class Engine:
                 counter.see(apply_steps(output, stack, known, upto=index))
 
     def _alone(self, output: Output) -> contextlib.AbstractContextManager[Any]:
-        """Let one matrix that is worked on as a whole be in memory at a time, not one per thread."""
-        matrix = output.chain is not None and output.chain.grain == Grain.MATRIX
-        return self._matrix if matrix else contextlib.nullcontext()
+        """Let one tensor that is worked on as a whole be in memory at a time, not one per thread."""
+        alone = contextlib.ExitStack()
+        if self.plan.alone(output):
+            alone.enter_context(self._matrix)
+            alone.enter_context(giving_back())
+        return alone
 
     def _pieces(self, output: Output) -> Iterator[Piece]:
         """Yield the pieces for the kernels: rows where a step ranks them, else flat slices."""
@@ -787,8 +810,8 @@ class _Counter:
         return self._measure.join(self._plain, counted)
 
 
-def _joined(parts: Sequence[once.Bracket]) -> once.Bracket:
-    return reduce(once.Bracket.join, parts)
+def _joined(parts: Sequence[once.Seen]) -> once.Seen:
+    return reduce(once.Seen.join, parts)
 
 
 def _steps_of(output: Output) -> tuple[Step, ...]:

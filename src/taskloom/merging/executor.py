@@ -21,10 +21,12 @@ from taskloom.merging.statistics import Statistics
 from taskloom.progress import Progress, silent
 from taskloom.store.pool import Pool
 
-__all__ = ["SLICE", "MergePlan", "execute", "plan_merge"]
+__all__ = ["PLAIN", "SLICE", "MergePlan", "execute", "plan_merge"]
 
 #: elements of one slice of one expert
 SLICE = 1 << 18
+#: the same for steps in torch, each of which makes arrays of its own
+PLAIN = 1 << 16
 
 
 def plan_merge(

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskloom.algebra.combine import check_weights
-from taskloom.algebra.core import Measure, Op, Step
+from taskloom.algebra.core import Op, Step
 from taskloom.algebra.exclusive import kept_of
 from taskloom.algebra.fuse import Rule, coefficients
 from taskloom.algebra.select import Selection
 from taskloom.errors import PlanError
 from taskloom.lazy import Tensor
+from taskloom.merging import rooms
 from taskloom.merging.program import Output
 from taskloom.store.adapter import ROWS, AdapterCheckpoint
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
@@ -49,16 +50,18 @@ _CODES = {
     "take": 18,
     "elect_largest": 19,
     "beyond": 20,
+    "clip": 25,
+    "picked": 2,
     "exclusive": 21,
     "compete": 22,
 }
 _BLOCK = 4096
 _KEPT, _ELECT, _TENSOR, _ROW, _BAND, _NOTHING, _AGREEING, _TENSOR_BAND = 3, 6, 8, 9, 14, 23, 15, 24
-_AGGREGATES = {"total", "mean", "kept", "blend", "stock", "erase", "compete"}
+_AGGREGATES = {"total", "mean", "picked", "kept", "blend", "stock", "erase", "compete"}
 #: what a shared vector and the parts of it come from, and what makes one row of them
 _PARTS, _OF_PARTS = {"tall_masks", "elect_largest"}, {"consensus", "take"}
 #: steps whose kernels do with NaN what they please
-_FINITE = {"exclusive", "compete"}
+_FINITE = {"exclusive", "compete", "picked"}
 #: steps that count along a tensor, so that a sample of what they leave cannot be taken
 RANKED = ("tensor", "row", "rank", "vary", "exclusive")
 #: steps that rank whole rows
@@ -75,6 +78,8 @@ ROUNDS = {
 }
 #: measures that are exact sums
 SUMS = ("squares", "sizes", "elected")
+#: measures that are order statistics
+_ORDERS = ("magnitudes", "scores")
 #: entries of the longest block that steps may ask for
 _LONGEST = 1 << 16
 #: added to it before a step that orders entries by their variance
@@ -255,7 +260,9 @@ def _join(made: Compiled, statistics: Mapping[int, Any], *, ranked: bool) -> Non
 
 
 def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) -> None:
-    if op.name in {"scale", "beyond"}:
+    if op.told is not None:
+        _told(made, at, op, output, statistic)
+    elif op.name in {"scale", "beyond", "clip"}:
         made.numbers[at] = np.float32(op.value)
     elif op.name == "weigh" and op.weights is None and statistic is not None:
         made.weights[at] = _weights_of(statistic, output)
@@ -322,6 +329,18 @@ def _numbers(made: Compiled, at: int, op: Op, output: Output, statistic: Any) ->
         made.limits[at] = int(row * op.value) + op.extra if output.info.shape else everything
 
 
+def _told(made: Compiled, at: int, op: Op, output: Output, statistic: Any) -> None:
+    """Ask for one number per expert, unless they follow from what is not measured yet."""
+    steps = output.chain.steps if output.chain is not None else ()
+    if steps[at].slicewise is not None and statistic is None:
+        return
+    tables = {each.need.kind: each.tables for each in output.beside}
+    made.weighted[at] = True
+    made.weights[at] = op.told(output.name, output.names, tables, statistic) if op.told else 1.0
+    if op.name == "picked":
+        made.numbers[at] = _divisor(made.weights[at])
+
+
 def _weights_of(statistic: Any, output: Output) -> Numbers:
     """Return one number per expert: they are the statistic, or what it says of the tensor."""
     ones: Numbers = np.ones(len(output.experts))
@@ -348,11 +367,11 @@ def itemsize(output: Output) -> int:
     return max(output.info.itemsize, *(ref.info.itemsize for ref in output.sources))
 
 
-def working_set(output: Output, elements: int, total: int = 0) -> int:
+def working_set(output: Output, elements: int) -> int:
     """Bytes that a thread takes for an output that `fits`, in slices of so many elements.
 
     The raw bytes of a slice of every source and of the result, a block of float32 of every source with
-    its scratch, and what its measures count in; ``total``: entries of all outputs of its chain.
+    its scratch, and what its measures count in, apart from what is `shared`.
     """
     steps = output.chain.steps if output.chain is not None else ()
     ops = [step.op for step in steps if step.op is not None]
@@ -371,27 +390,50 @@ def working_set(output: Output, elements: int, total: int = 0) -> int:
         scratch += 4 * 8 * block
     if any(op.name == "rank" for op in ops):
         scratch += (2 * 8 + 4 * 4) * row + 3 * 2048 * 4 + 2 * 2 * 8192
-    counted = []
-    for at, step in enumerate(steps):
-        rows = experts if not varies(output, at) else 1
-        first = at - 1 if at and banded(steps, at - 1) else at
-        once = not multiplied(output) and not any(op.name in RANKED for op in ops[:first])
-        counted.append(_counted(step.measure, rows, max(total, info.numel), once=once))
-        several = 2 * rows if banded(steps, first) else rows
-        counted.append(_counted(step.slicewise, several, info.numel, once=once))
-    return raw + scratch + max(counted, default=0)
+    return raw + scratch + max((_counted(output, at) for at in range(len(steps))), default=0)
 
 
-def _counted(measure: Measure | None, rows: int, numel: int, *, once: bool) -> int:
-    """Bytes of histograms or, where a sample says what to gather (`once`), of that or of the sample."""
-    if measure is None or measure.count not in ("magnitudes", "scores"):
+def shared(output: Output, total: int) -> int:
+    """Bytes that all threads together take for the samples of a model of ``total`` entries."""
+    steps, room = _steps_of(output), rooms.of_model(total)
+    rows = [
+        _rows(output, at)
+        for at, step in enumerate(steps)
+        if step.measure and step.measure.count in _ORDERS and _sampled(output, at)
+    ]
+    return max(rows, default=0) * 4 * rooms.held(total, room) if total >= rooms.LEAST else 0
+
+
+def _steps_of(output: Output) -> tuple[Step, ...]:
+    return output.chain.steps if output.chain is not None else ()
+
+
+def _rows(output: Output, index: int) -> int:
+    return 1 if varies(output, index) else len(output.experts)
+
+
+def _sampled(output: Output, index: int) -> bool:
+    """Whether a sample says what to gather for a step, so that no histogram is counted."""
+    steps = _steps_of(output)
+    first = index - 1 if index and banded(steps, index - 1) else index
+    before = [step.op.name for step in steps[:first] if step.op is not None]
+    return not multiplied(output) and not {*RANKED} & {*before}
+
+
+def _counted(output: Output, index: int) -> int:
+    """Bytes in which a thread counts what a step asks for, or gathers what it ranks in a tensor."""
+    step, numel = _steps_of(output)[index], output.info.numel
+    measure, rows = step.slicewise or step.measure, _rows(output, index)
+    if measure is None:
         return 0
-    histograms = rows * (2 if measure.count == "scores" else 1) * 5 * 8 << 16  # four lanes, their sum
-    if not once:
-        return histograms
-    sample = min(max(numel // 64, 1 << 14), 1 << 18)
-    gathered = numel if numel <= 1 << 17 else int(4 * numel / sample**0.5)  # 4 deviations, 5/4 of it
-    return histograms if gathered > 1 << 19 else rows * 4 * max(sample, gathered)
+    if measure.count == "gram":  # sums of blocks, and all of them in one
+        return 2 * 8 * (rows * (rows + 1) // 2) * -(-numel // _BLOCK)
+    if measure.count not in _ORDERS:
+        return 0
+    if not _sampled(output, index):
+        several = 2 if measure.count == "scores" else 1
+        return rows * several * 5 * 8 << 16  # four lanes, their sum
+    return rows * 4 * rooms.held(numel, rooms.of_tensor(numel)) if step.slicewise else 0
 
 
 class Arena:

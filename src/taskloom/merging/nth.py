@@ -124,7 +124,7 @@ def _around(keys: Any, pieces: Any, ranks: Any, wide: Any, ends: Any) -> Any:
     Returns
     -------
     int
-        The most keys of the sample above the first of two ends and up to the second.
+        The most keys of the sample between two ends.
     """
     n = len(keys)
     low, high = _range(keys)
@@ -150,10 +150,9 @@ def _around(keys: Any, pieces: Any, ranks: Any, wide: Any, ends: Any) -> Any:
         first = _at(keys, rank - margin, low, shift, counts)
         last = max(first, _at(keys, rank + margin, low, shift, counts))
         ends[r, 0], ends[r, 1] = first, last
-        inside = n - _below(keys, np.uint32(first + 1)) if first < 0xFFFFFFFF else 0
-        if last < 0xFFFFFFFF:
-            inside -= n - _below(keys, np.uint32(last + 1))
-        most = max(most, np.int64(inside))
+        if last > first:
+            inside = _below(keys, np.uint32(last)) - _below(keys, np.uint32(first + 1))
+            most = max(most, np.int64(inside))
     return most
 
 

@@ -2,9 +2,14 @@
 
 Radix selection reads everything twice. Here some thousands of entries from all over say between which
 two numbers a wanted one lies; one read then counts what lies below and above them, and gathers what
-lies between, of which the wanted one is picked. The counts also tell whether the sample was right.
-Where it was not, or where there would be too much to gather, everything is read twice. The result is
-the same and exact.
+lies between, of which the wanted one is picked; what equals one of the two is counted and not gathered,
+so that many equal entries take no room. Where there would be too much to gather, that read gathers a
+share of it, a sample of those near the wanted one, and one more read is enough. The counts also tell
+whether a sample was right; where none was, histograms are counted in two reads. The result is the same
+and exact.
+
+What is sampled and gathered has a room that follows from the number of entries alone
+(`taskloom.merging.rooms`), so that memory is known beforehand.
 
 A step that keeps the next largest of a tensor after one that cut the largest asks for a rank of the
 same tensor, so both are answered by one read.
@@ -21,20 +26,17 @@ from numpy.typing import NDArray
 
 from taskloom.algebra.core import Measure
 from taskloom.algebra.select import Found, Radix
+from taskloom.merging import rooms
 from taskloom.merging.fused import RANKED, Arena, Compiled, banded, multiplied, varies
 from taskloom.merging.program import Output
 from taskloom.merging.slices import Piece
 
-#: entries of the smallest sample of a tensor, and the pieces it is taken in
-SAMPLE, PIECES = 1 << 14, 16
-#: one entry of so many is in the sample of what is large, up to a limit
-SHARE, MOST = 64, 1 << 18
-#: pieces of the sample of a model
-SPREAD = 128
-#: entries of the largest tensor that is sorted, where it is one slice, and of the smallest model sampled
-LEAST = 1 << 17
-#: entries that are gathered at most, for each number that is wanted
-ROOM = 1 << 19
+#: pieces of the sample of a tensor, and of a model
+PIECES, SPREAD = 16, 128
+#: reads between two numbers, at most, before histograms are counted
+_TRIES = 3
+#: share of the room that is filled where not everything is gathered; the rest is for one slice
+_FILLED = 0.6
 #: columns beyond the last that may be written to
 SLACK = 17
 #: standard deviations of the rank in the sample
@@ -147,11 +149,6 @@ class Likely:
     ends: Numbers
     most: int
 
-    @property
-    def fits(self) -> bool:
-        """Whether that is not too much to gather."""
-        return self.most <= ROOM
-
     def narrowed(self, started: Any) -> Any:
         """Return a round that need not look at scores below the ends."""
         return started.between(self.ends[:, 0]) if self.asked.order == SCORES else started
@@ -159,78 +156,141 @@ class Likely:
 
 @dataclass
 class Bracket:
-    """What was found so far of pairs of numbers between which the wanted ones lie.
+    """Fills a room with what lies between pairs of numbers, as one thread sees it.
 
     Attributes
     ----------
-    counts
-        ``(R, 5)``: how many lie below the first, equal it, and lie above it up to the second; of the
-        first rows also how many have no high bits (of variances), and the largest of all.
+    likely
+        What is looked for.
     gathered
-        ``(R, most + SLACK)``: what lies between, the last columns apart.
+        ``(R, room + SLACK)``: what lies between, the last columns apart.
+    stride
+        One of so many is kept.
+    counts
+        See `Seen`.
+    filled
+        ``(R,)`` columns in use.
     """
 
-    counts: Numbers
+    likely: Likely
     gathered: Numbers
+    stride: int
+    counts: Numbers
+    filled: Numbers
 
     @classmethod
-    def of(cls, likely: Likely, room: Callable[[int, int], Numbers] | None = None) -> Bracket:
-        """Start with nothing seen, in memory of ``room(rows, columns)``."""
-        rows, columns = len(likely.ends), likely.most + SLACK
-        own = np.empty((rows, columns), np.uint32) if room is None else room(rows, columns)
-        return cls(np.zeros((rows, 5), np.int64), own)
+    def of(
+        cls, likely: Likely, room: int, memory: Callable[[int, int], Numbers] | None = None
+    ) -> Bracket:
+        """Start with nothing seen, in memory that ``memory(rows, columns)`` gives."""
+        rows, columns = len(likely.ends), min(likely.most, room) + SLACK
+        own = np.empty((rows, columns), np.uint32) if memory is None else memory(rows, columns)
+        stride = 1 if likely.most <= room else -int(-likely.most // (_FILLED * room))
+        return cls(likely, own, stride, np.zeros((rows, 6), np.int64), np.zeros(rows, np.int64))
 
-    def see(
-        self, likely: Likely, arena: Arena, output: Output, made: Compiled, index: int, piece: Piece
-    ) -> None:
+    def see(self, arena: Arena, output: Output, made: Compiled, index: int, piece: Piece) -> None:
         """Take the piece that is in the arena."""
+        before = self.counts[:, 2].copy()
+        self.counts[:, 2] = self.filled
         arena.between(
             output,
             made,
             piece.count,
             piece.start,
             upto=index,
-            order=likely.asked.order,
-            ends=likely.ends,
+            order=self.likely.asked.order,
+            ends=self.likely.ends,
             into=self.gathered,
             found=self.counts,
         )
-
-    def rows(self) -> list[Numbers | None]:
-        """Return what lies between, row by row; None where there was more than room."""
+        found = self.counts[:, 2] - self.filled
+        self.counts[:, 2] = before + found
         room = self.gathered.shape[1] - SLACK
-        inside = self.counts[:, 2]
-        return [
-            row[: int(n)] if n <= room else None for row, n in zip(self.gathered, inside, strict=True)
-        ]
+        for row, (seen, new) in enumerate(zip(before, found, strict=True)):
+            start = int(self.filled[row])
+            stop = min(start + int(new), room)
+            if self.stride > 1:
+                kept = self.gathered[row, start + int(-seen % self.stride) : stop : self.stride]
+                stop = start + len(kept)
+                self.gathered[row, start:stop] = kept
+            self.filled[row] = stop
 
-    def join(self, other: Bracket) -> Bracket:
+    def seen(self) -> Seen:
+        """Return what was seen."""
+        rows = [[row[: int(n)]] for row, n in zip(self.gathered, self.filled, strict=True)]
+        return Seen(self.counts, rows)
+
+
+@dataclass
+class Seen:
+    """What was found of pairs of numbers between which the wanted ones lie.
+
+    Attributes
+    ----------
+    counts
+        ``(R, 6)``: how many lie below the first, equal it, and lie between the two; of the first rows
+        also how many have no high bits (of variances), and the largest of all; how many equal the
+        second.
+    rows
+        What lies between, or a share of it, in parts.
+    """
+
+    counts: Numbers
+    rows: list[list[Numbers]]
+
+    def join(self, other: Seen) -> Seen:
         """Return what both have seen."""
         counts = self.counts + other.counts
         counts[:, 4] = np.maximum(self.counts[:, 4], other.counts[:, 4])
-        parts = [
-            None if a is None or b is None else np.concatenate([a, b])
-            for a, b in zip(self.rows(), other.rows(), strict=True)
-        ]
-        if any(part is None for part in parts):
-            return Bracket(counts, np.empty((len(parts), SLACK), np.uint32))
-        most = max(len(part) for part in parts if part is not None)
-        room = np.empty((len(parts), most + SLACK), np.uint32)
-        for row, part in zip(room, parts, strict=True):
-            if part is not None:
-                row[: len(part)] = part
-        return Bracket(counts, room)
+        return Seen(counts, [[*a, *b] for a, b in zip(self.rows, other.rows, strict=True)])
 
     def picked(self, likely: Likely, total: int) -> Found | None:
-        """Return the wanted numbers of ``total`` entries; None if the sample was wrong."""
-        asked = likely.asked
-        ranks = asked.ranks(self.counts[: asked.rows, 3], total)
-        if ranks is None or _odd(asked, ranks, self.counts[:, 4]):
+        """Return the wanted numbers of ``total`` entries; None if not everything was gathered."""
+        ranks = self._ranks(likely, total)
+        if ranks is None:
             return None
-        several = zip(ranks, self.counts, likely.ends[:, 0], self.rows(), strict=True)
-        picked = [_pick(int(rank), row, int(first), between) for rank, row, first, between in several]
+        several = zip(ranks, self.counts, likely.ends, self.rows, strict=True)
+        picked = [_pick(int(rank), found, ends, parts) for rank, found, ends, parts in several]
         known = [each for each in picked if each is not None]
         return _found(known) if len(known) == len(picked) else None
+
+    def refined(self, likely: Likely, total: int) -> Likely | None:
+        """Say more closely where the wanted numbers lie; None if they do not lie between the ends."""
+        ranks = self._ranks(likely, total)
+        if ranks is None:
+            return None
+        ends, most = np.zeros_like(likely.ends), 0
+        for row, rank in enumerate(ranks):
+            found = _closer(int(rank), self.counts[row], likely.ends[row], self.rows[row])
+            if found is None:
+                return None
+            ends[row], inside = found
+            most = max(most, inside)
+        return Likely(likely.asked, ends, most)
+
+    def _ranks(self, likely: Likely, total: int) -> Numbers | None:
+        asked = likely.asked
+        ranks = asked.ranks(self.counts[: asked.rows, 3], total)
+        return None if ranks is None or _odd(asked, ranks, self.counts[:, 4]) else ranks
+
+
+def search(
+    likely: Likely, total: int, read: Callable[[Likely, bool], Seen]
+) -> tuple[Found, Numbers] | None:
+    """Return the wanted numbers of ``total`` entries and the largest ones; None if samples were wrong.
+
+    ``read`` sees everything, given what is looked for and whether it is a read that nobody expects.
+    """
+    now: Likely | None = likely
+    for number in range(_TRIES):
+        if now is None:
+            return None
+        seen = read(now, number > 1)
+        found = seen.picked(now, total)
+        if found is not None:
+            return found, seen.counts[:, 4]
+        now = seen.refined(now, total)
+    return None
 
 
 def of_tensor(
@@ -285,25 +345,32 @@ def _searched(
 ) -> Found | None:
     """Return what is wanted of a tensor; None if the sample was wrong."""
     numel = output.info.numel
-    if len(pieces) == 1 and numel <= LEAST:
+    if len(pieces) == 1 and numel <= rooms.LEAST:
         into = arena.room(asked.rows, numel)[:, :numel]
         read(pieces)
         arena.sample(output, made, numel, 0, upto=index, order=asked.order, into=into, at=0)
         return _sorted(asked, into)
-    length = min(max(SAMPLE, min(numel // SHARE, MOST)) // PIECES, arena.elements, numel // PIECES)
+    room = rooms.of_tensor(numel)
+    arena.room(2 * asked.rows, room + SLACK)  # once for all; what is not written takes no memory
+    length = min(rooms.sample_size(numel, room) // PIECES, arena.elements, numel // PIECES)
     if not length:
         return None
     starts = [number * (numel // PIECES) for number in range(PIECES)]
     sampled = arena.room(asked.rows, PIECES * length)
     sample(asked, arena, output, made, index, starts, length, sampled, 0, read)
     said = likely(asked, sampled, PIECES, numel)
-    if said is None or not said.fits:
+    if said is None:
         return None
-    bracket = Bracket.of(said, arena.room)
-    for piece in pieces:
-        read([piece])
-        bracket.see(said, arena, output, made, index, piece)
-    return bracket.picked(said, numel)
+
+    def seen(said: Likely, _: bool) -> Seen:
+        bracket = Bracket.of(said, room, arena.room)
+        for piece in pieces:
+            read([piece])
+            bracket.see(arena, output, made, index, piece)
+        return bracket.seen()
+
+    found = search(said, numel, seen)
+    return None if found is None else found[0]
 
 
 def sample(
@@ -345,7 +412,7 @@ def places(numels: Sequence[int], total: int) -> Iterator[tuple[list[int], int]]
     ([], 128)
     """
     stride, seen = max(1, total // SPREAD), 0
-    length = max(1, min(max(SAMPLE, min(total // SHARE, MOST)) // SPREAD, stride))
+    length = max(1, min(rooms.sample_size(total, rooms.of_model(total)) // SPREAD, stride))
     for numel in numels:
         yield list(range(-seen % stride, numel, stride)), length
         seen += numel
@@ -357,8 +424,8 @@ def _sorted(asked: Asked, rows: Numbers) -> Found | None:
     ranks = asked.ranks(_still(asked, rows), numel)
     if ranks is None or _odd(asked, ranks, rows):
         return None
-    none = np.array([0, 0, numel])
-    picked = [_pick(int(r), none, 0, rows[k % len(rows)]) for k, r in enumerate(ranks)]
+    none, ends = np.array([0, 0, numel, 0, 0, 0]), np.zeros(2, np.int64)
+    picked = [_pick(int(r), none, ends, [rows[k % len(rows)]]) for k, r in enumerate(ranks)]
     return _found([each for each in picked if each is not None])
 
 
@@ -401,21 +468,53 @@ def _still(asked: Asked, keys: Numbers) -> Numbers:
     return still
 
 
-def _pick(rank: int, found: Numbers, first: int, gathered: Numbers | None) -> tuple[int, int] | None:
+def _pick(rank: int, found: Numbers, ends: Numbers, parts: Sequence[Numbers]) -> tuple[int, int] | None:
     """Return the entry of a rank, and how many equal to it are not below that rank."""
-    below, low, inside = (int(count) for count in found[:3])
-    left = rank - below
+    first, last = (int(end) for end in ends)
+    left, low, inside, high = _left(rank, found)
     if left <= 0:
         return None
     if left <= low:
         return first, low - left + 1
     left -= low
-    if left > inside or gathered is None:
+    if left > inside:
+        left -= inside
+        return (last, high - left + 1) if left <= high else None
+    if sum(len(part) for part in parts) < inside:
         return None
     from taskloom.merging.nth import nth
 
-    limit, less, equal = nth(gathered, left)
+    limit, less, equal = nth(_whole(parts), left)
     return int(limit), int(equal - (left - less) + 1)
+
+
+def _closer(
+    rank: int, found: Numbers, ends: Numbers, parts: Sequence[Numbers]
+) -> tuple[Numbers, int] | None:
+    """Return two numbers nearer to the entry of a rank, and how many lie between them, about."""
+    from taskloom.merging.nth import around
+
+    left, low, inside, high = _left(rank, found)
+    if not 0 < left <= low + inside + high:
+        return None
+    if not low < left <= low + inside:
+        return np.full(2, ends[0] if left <= low else ends[1]), 0
+    keys, own = _whole(parts), np.zeros((1, 2), np.int64)
+    if not len(keys):
+        return None
+    at = min(max(round((left - low) / inside * len(keys)), 1), len(keys))
+    between = around(keys, 1, np.array([at]), _WIDE, own)
+    nearer: Numbers = np.clip(own[0], ends[0], ends[1])
+    return nearer, int(1.25 * between / len(keys) * inside) + 1024
+
+
+def _left(rank: int, found: Numbers) -> tuple[int, int, int, int]:
+    """Return a rank less what lies below; how many equal the first, lie between, equal the last."""
+    return rank - int(found[0]), int(found[1]), int(found[2]), int(found[5])
+
+
+def _whole(parts: Sequence[Numbers]) -> Numbers:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _band(both: Found, rows: int) -> tuple[Found, Found]:

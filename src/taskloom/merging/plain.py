@@ -142,7 +142,8 @@ def finish(base: Tensor | None, stack: Stack, dtype: torch.dtype, nan: Nan = "re
     merged, cast = settle(base, stack, dtype)
     if nan == "allow":
         return one_nan(cast)
-    if count := count_nonfinite(cast.to(merged.dtype)):
+    looked = cast.to(merged.dtype) if cast.dtype.itemsize == 1 else cast
+    if count := count_nonfinite(looked):
         raise too_large(stack.name, count, str(dtype))
     return cast
 

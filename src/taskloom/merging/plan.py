@@ -9,18 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from taskloom.algebra import Chain, Grain
+from taskloom.algebra import Chain, Grain, Step
 from taskloom.merging import fused
 from taskloom.merging.program import Output, Program
 from taskloom.merging.slices import Cutting, cutting, piece_elements
 
 #: bytes that a thread takes beyond its buffers where kernels run, and where torch's steps do
-_THREAD, _PLAIN_THREAD = 100_000, 4_000_000
+_THREAD, _PLAIN_THREAD = 100_000, 3_000_000
 #: bytes that a merge takes for its plan and its record
 _PROCESS = 500_000
 #: bytes that decompositions take beside their arrays: buffers of BLAS, and what the allocator keeps
-#: (50 to 120 MB measured, for sides of 768 to 2048)
-_DECOMPOSITION = 80_000_000
+#: (20 to 60 MB measured beside sides of 768)
+_DECOMPOSITION = 55_000_000
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,16 @@ class Group:
     bytes_read, bytes_written
         In all.
     memory
-        Bytes that one thread holds at most, matrices apart.
+        Bytes that one thread holds at most, apart from what follows.
+    shared
+        Bytes that all threads together hold at most to find thresholds of the model.
     whole
         The largest tensor that must be in memory as a whole, by name; None if all are cut up.
     grain
         The smallest piece the chain works on: ``element``, ``row``, ``tensor`` or ``matrix``.
     matrix
-        Bytes that its largest matrix takes where the grain is ``matrix``. One is worked on at a time,
-        whatever the number of threads.
+        Bytes that the largest tensor takes that is worked on as a whole. One is at a time, whatever the
+        number of threads.
     """
 
     composition: str
@@ -57,6 +59,7 @@ class Group:
     whole: str | None
     grain: str = "element"
     matrix: int = 0
+    shared: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +72,13 @@ class MergePlan:
         What is merged with what.
     elements
         Most elements of a slice of one source.
+    plain
+        The same for steps in torch on the CPU; None for as many.
     """
 
     program: Program
     elements: int
+    plain: int | None = None
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -118,7 +124,16 @@ class MergePlan:
         """Return how an output is cut up."""
         if output.chain is None:
             return Cutting(Grain.ELEMENT, self.elements, {})
-        return cutting(output.chain, output.info, self.elements)
+        plain = self.elements if self.plain is None else self.plain
+        return cutting(output.chain, output.info, self.elements if fused.fits(output) else plain)
+
+    def alone(self, output: Output) -> bool:
+        """Whether it is worked on as a whole, one tensor at a time and not one per thread."""
+        if output.chain is None or fused.fits(output):
+            return False
+        how = self.cutting(output)
+        large = how.grain == Grain.TENSOR and output.info.numel > how.elements
+        return how.grain == Grain.MATRIX or large
 
     def output_reads(self, output: Output) -> int:
         """Return how often an output's sources are read."""
@@ -131,7 +146,8 @@ class MergePlan:
         matrix = max((group.matrix for group in self.groups), default=0)
         made = [output for output in self.program.outputs if output.chain is not None]
         fixed = _THREAD if all(fused.fits(output) for output in made) else _PLAIN_THREAD
-        own = _PROCESS + threads * (self.memory + fixed) + matrix
+        shared = max((group.shared for group in self.groups), default=0)
+        own = _PROCESS + threads * (self.memory + fixed) + shared + matrix
         return {
             "tensors": len(self.program.outputs),
             "reads": self.reads,
@@ -147,7 +163,7 @@ class MergePlan:
         }
 
     def _group(self, chain: Chain | None, outputs: list[Output]) -> Group:
-        read = memory = matrix = 0
+        read = memory = matrix = shared = 0
         grain = Grain.ELEMENT if chain is None else chain.grain
         whole: Output | None = None
         total = sum(output.info.numel for output in outputs)
@@ -157,8 +173,11 @@ class MergePlan:
             size = piece_elements(output.info, how)
             if grain == Grain.MATRIX:
                 matrix = max(matrix, _plain(output, size), _working_set(output))
+            elif self.alone(output):
+                matrix = max(matrix, _plain(output, size))
             elif chain is not None and fused.fits(output):
-                memory = max(memory, fused.working_set(output, self.elements, total))
+                memory = max(memory, fused.working_set(output, self.elements))
+                shared = max(shared, fused.shared(output, total))
                 size = 0
             else:
                 memory = max(memory, _plain(output, size))
@@ -175,17 +194,21 @@ class MergePlan:
             whole=None if whole is None else whole.name,
             grain=str(grain),
             matrix=matrix,
+            shared=shared,
         )
 
 
 def _plain(output: Output, size: int) -> int:
-    """Bytes of a stack, of what its hungriest step takes, of its base, its sum and its statistics.
+    """Bytes of a stack, its base and its statistics; and of what its hungriest step takes.
 
-    A step that does not say takes a second stack.
+    A step that does not say takes a second stack. At the end there are a sum, that with the base, and
+    what is written.
     """
     experts, wide = len(output.experts), _wide(output)
-    beside = max([wide * experts * size, *_workspaces(output, size)])
-    return wide * size * (experts + 3) + _statistics(output, size) + beside
+    beside = max([wide * size * 3, *_workspaces(output, size)])
+    if any(step.workspace is None for step in _steps(output)):
+        beside = max(beside, wide * size * experts)
+    return wide * size * (experts + 1) + _statistics(output, size) + beside
 
 
 def _working_set(output: Output) -> int:
@@ -209,11 +232,14 @@ def _statistics(output: Output, size: int) -> int:
 
 def _workspaces(output: Output, size: int) -> Iterator[int]:
     """Yield the bytes that steps say they take beside a piece of ``size`` entries."""
-    steps = output.chain.steps if output.chain is not None else ()
     shape = output.info.shape if size == output.info.numel else (size,)
-    for step in steps:
+    for step in _steps(output):
         if step.workspace is not None:
             yield step.workspace(shape, len(output.experts))
+
+
+def _steps(output: Output) -> tuple[Step, ...]:
+    return output.chain.steps if output.chain is not None else ()
 
 
 def _wide(output: Output) -> int:
@@ -233,8 +259,9 @@ def plan_program(program: Program, *, slice_bytes: int | None = None) -> MergePl
     """
     from taskloom.merging import executor
 
-    elements = executor.SLICE if slice_bytes is None else max(1, slice_bytes // 4)
-    return MergePlan(program, elements)
+    if slice_bytes is None:
+        return MergePlan(program, executor.SLICE, min(executor.SLICE, executor.PLAIN))
+    return MergePlan(program, max(1, slice_bytes // 4))
 
 
 def files_of(checkpoint: Any) -> Iterator[tuple[Path, int]]:
