@@ -92,7 +92,7 @@ def test_random_numbers_are_numpys():
     from taskloom.merging import blocks
 
     key = np.frombuffer(hashlib.sha256(b"3\0w\0a").digest()[:16], np.uint64)
-    for start, count in itertools.product([0, 1, 7, 8, 4093, 1 << 35], [1, 5, 8, 100, 512, 1300]):
+    for start, count in itertools.product([0, 1, 7, 8, 4093, 1 << 35], [1, 5, 8, 100, 160, 512, 1300]):
         out = np.zeros(count, np.uint32)
         blocks._philox(key[0], key[1], start, count, out)
         assert np.array_equal(out, uniform_bits(3, "w", "a", start, count).numpy())
@@ -182,9 +182,9 @@ def even_ranks(row):
     from taskloom.merging import blocks
 
     n, sizes = len(row), np.abs(row).view(np.uint32)
-    keys, places, order = (np.empty(n, np.uint32) for _ in range(3))
-    counts, starts, ranks = np.empty(8192, np.uint16), np.empty(8224, np.uint16), np.empty(n, np.int32)
-    done = blocks._even_ranks(sizes, n, keys, counts, starts, places, order, ranks)
+    keys, order = np.empty(n, np.uint32), np.empty(n, np.uint32)
+    counts, starts, ranks = np.empty(8192, np.uint16), np.empty(8224, np.uint16), np.empty(n, np.uint16)
+    done = blocks._even_ranks(sizes, n, keys, counts, starts, order, ranks)
     return ranks if done else None
 
 
