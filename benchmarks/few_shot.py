@@ -741,8 +741,10 @@ def sentence(target: str, by: Mapping[tuple[str, str, int], Mapping[str, Any]]) 
         for method in METHODS
         if (counts := [c for c in COUNTS if by.get((target, method, c), {}).get("lead_low", 0) > 0])
     ]
-    if not said:
+    if not any(place[0] == target for place in by):
         return "Not measured yet."
+    if not said:
+        return "No number of labels has been measured with every method yet."
     beaten = f" Beyond chance the {RIVAL} is beaten by {'; '.join(sure)}." if sure else (
         f" Nothing beats the {RIVAL} beyond chance."
     )  # fmt: skip

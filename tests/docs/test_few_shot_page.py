@@ -100,6 +100,8 @@ def test_what_is_not_measured_is_said(curve):
     total = len(curve.TARGETS) * len(curve.COUNTS) * len(curve.METHODS) * len(curve.DRAWS)
     assert f"{total - 1} of the rows are not measured yet" in page
     assert "1 of 3 draws" in page
+    assert "No number of labels has been measured with every method yet." in page
+    assert page.count("Not measured yet.") == 1
 
 
 def test_the_sentence_names_who_leads(curve):
