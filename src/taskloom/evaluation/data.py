@@ -51,6 +51,17 @@ class Examples:
             return Examples([self.inputs[i] for i in index], self.labels[index])
         return Examples(self.inputs[index], self.labels[index])
 
+    def joined(self, other: Examples) -> Examples:
+        """Return these examples, and after them those of another split of the task.
+
+        >>> Examples(["a"], np.array([0])).joined(Examples(["b"], np.array([1]))).inputs
+        ['a', 'b']
+        """
+        labels = np.concatenate([self.labels, other.labels])
+        if isinstance(self.inputs, list) and isinstance(other.inputs, list):
+            return Examples([*self.inputs, *other.inputs], labels)
+        return Examples(np.concatenate([self.inputs, other.inputs]), labels)
+
     def counts(self, classes: int) -> list[int]:
         """Return how many examples each of ``classes`` classes has."""
         return [int(n) for n in np.bincount(self.labels, minlength=classes)]

@@ -21,7 +21,6 @@ from taskloom.learn.options import TrainOptions
 from taskloom.learn.train import train_expert
 from taskloom.models.head import Head
 from taskloom.registry import get
-from taskloom.runs.auto.ground import joined
 from taskloom.runs.auto.making import tuning_steps
 from taskloom.runs.candidates import Candidate, read_all
 from taskloom.runs.features import Reader
@@ -80,7 +79,7 @@ def fine_tuned(reader: Reader, plan: Plan, data: TaskData, features: Array) -> R
     """
     if not plan.fine_tune.targets:
         return None
-    few = _Few(reader, plan, data, joined(data.train, data.validation), features)
+    few = _Few(reader, plan, data, data.train.joined(data.validation), features)
     fold = fold_of(few.examples.labels, FOLDS, plan.seed)
     held = np.empty_like(few.examples.labels)
     numbers = np.unique(fold)

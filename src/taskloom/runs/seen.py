@@ -321,11 +321,7 @@ def drawn(labels: Labels, most: int, seed: int, *, task: str) -> NDArray[np.bool
 
 def _together(data: TaskData) -> Examples:
     """Return both splits as one, training examples first."""
-    first, second = data.train, data.validation
-    labels = np.concatenate([first.labels, second.labels])
-    if isinstance(first.inputs, list) and isinstance(second.inputs, list):
-        return Examples([*first.inputs, *second.inputs], labels)
-    return Examples(np.concatenate([first.inputs, second.inputs]), labels)
+    return data.train.joined(data.validation)
 
 
 def _check_folds(data: TaskData) -> None:

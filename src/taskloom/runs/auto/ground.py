@@ -131,7 +131,7 @@ def lay(data: TaskData, *, seed: int, head: Head | None = None) -> Ground:
         Too few labels or inputs to keep any apart for the guard; a head with other classes than the
         target's.
     """
-    together = joined(data.train, data.validation)
+    together = data.train.joined(data.validation)
     train = np.arange(len(data.train))
     validation = np.arange(len(data.train), len(together))
     if head is not None:
@@ -152,14 +152,6 @@ def lay(data: TaskData, *, seed: int, head: Head | None = None) -> Ground:
         _check_classes(data, labels[search if regime == "cross-validation" else fit])
     fit = search if regime == "cross-validation" else fit
     return Ground(data, together, regime, fit, search, np.sort(check), head, seed)  # type: ignore[arg-type]
-
-
-def joined(first: Examples, second: Examples) -> Examples:
-    """Return two splits as one."""
-    labels = np.concatenate([first.labels, second.labels])
-    if isinstance(first.inputs, list) and isinstance(second.inputs, list):
-        return Examples([*first.inputs, *second.inputs], labels)
-    return Examples(np.concatenate([first.inputs, second.inputs]), labels)
 
 
 def nested(labels: NDArray[np.int64], rows: Rows, seed: int) -> Rows:
