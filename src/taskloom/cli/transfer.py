@@ -10,6 +10,7 @@ import click
 import taskloom
 from taskloom.cli import options, output
 from taskloom.cli.listen import listening
+from taskloom.errors import PlanError
 
 if TYPE_CHECKING:
     from taskloom.runs.transfer.ledger import Matrix
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 @options.verb(
     "transfer",
-    example="taskloom transfer text --workers 2\ntaskloom transfer grid.yaml --seed 0 -o grid.json",
+    example="taskloom transfer text --workers 2\ntaskloom transfer grid.yaml --seed 0 -o grid.json\n"
+    "taskloom transfer text --foresee quotes --size 5 --write-train train.yaml",
 )
 @click.argument("plan", metavar="PLAN")
 @click.option(
@@ -46,6 +48,25 @@ if TYPE_CHECKING:
     help="Processes of this machine.",
 )
 @click.option("--ray", metavar="ADDRESS", help="Do the work on a Ray cluster: auto, host:port, local.")
+@click.option(
+    "--foresee",
+    metavar="TASK",
+    help="Measure nothing: order the sources for a new target by what was measured (TaskShop).",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="With --foresee: how many sources to take.",
+)
+@click.option(
+    "--write-train",
+    type=click.Path(),
+    metavar="FILE",
+    help="With --foresee: write a plan that trains on these sources, then on the target, for "
+    "taskloom train FILE -o OUT.",
+)
 @options.as_json
 def command(
     plan: str,
@@ -56,13 +77,22 @@ def command(
     retry: bool,
     workers: int,
     ray: str | None,
+    foresee: str | None,
+    size: int,
+    write_train: str | None,
     as_json: bool,
 ) -> None:
     """Try every source task on every target task, cell by cell into one file.
 
     PLAN is the name of a built-in plan or a YAML file. Source experts are trained once and kept in the
-    cache. An interrupted run goes on where it stopped; a cell that fails is a row that says why.
+    cache. An interrupted run goes on where it stopped; a cell that fails is a row that says why. With
+    --foresee the file is read, and the sources are ordered for a target that they were not tried on.
     """
+    if foresee is not None:
+        _foresee(plan, foresee, output_path, seeds, size, write_train, as_json)
+        return
+    if write_train is not None:
+        raise PlanError("--write-train writes what --foresee finds", hint="Give a target to foresee")
     with listening() as progress:
         found = taskloom.transfer(
             plan,
@@ -79,6 +109,42 @@ def command(
         output.print_json(found)
         return
     _tell(found)
+
+
+def _foresee(
+    plan: str,
+    target: str,
+    matrix: Path | None,
+    seeds: tuple[int, ...],
+    size: int,
+    write_train: str | None,
+    as_json: bool,
+) -> None:
+    from taskloom.runs.transfer.foresee import foresee
+
+    with listening() as progress:
+        found = foresee(
+            plan,
+            target,
+            matrix=matrix,
+            size=size,
+            write_train=write_train,
+            seed=seeds[0] if seeds else 0,
+            progress=progress,
+        )
+    if as_json:
+        output.print_json(found)
+        return
+    output.print_table(
+        f"{found.target}: sources by TaskShop, {len(found.chosen)} taken",
+        ["rank>", "source", "value>", "taken"],
+        [
+            [place, source, f"{value:.4f}", "yes" if source in found.chosen else ""]
+            for place, (source, value) in enumerate(found.values.items(), start=1)
+        ],
+    )
+    if write_train is not None:
+        click.echo(f"wrote {write_train}: taskloom train {write_train} -o OUT")
 
 
 def _tell(found: Matrix) -> None:

@@ -185,18 +185,43 @@ def write_train(
         name = get_task(task).name
         called, before = sources.get(name, (task, 0.0))
         sources[name] = called, before + each.weight
+    weights = {called: round(weight, 6) for called, weight in sources.values()}
+    return written(
+        weights, path, said=advice.sentence, target=target, base=base, labels=labels, seed=seed
+    )
+
+
+def written(
+    weights: Mapping[str, float],
+    path: Path,
+    *,
+    said: str,
+    target: str,
+    base: str,
+    labels: int,
+    seed: int,
+) -> Path:
+    """Write a plan that trains on tasks by weight and then on the target, with a line that says why.
+
+    Raises
+    ------
+    PlanError
+        A task that is the target or holds some of its inputs, or is of another modality.
+    OutputError
+        The file cannot be written.
+    """
+    check_sources(get_task(target), [get_task(task) for task in weights], "the plan")
     steps = min(MOST, max(FEWEST, math.ceil(PASSES * labels / BATCH)))
     plan = {
         "target": target,
         "base": base,
-        "sources": [{"task": task, "weight": round(w, 6)} for task, w in sources.values()],
+        "sources": [{"task": task, "weight": weight} for task, weight in weights.items()],
         "labels": labels,
         "first": {"epochs": 1, "batch_size": BATCH},
         "then": {"steps": steps, "batch_size": BATCH},
         "seed": seed,
     }
-    check_sources(get_task(target), [get_task(name) for name, _ in sources.values()], "the plan")
-    text = f"# {advice.sentence}\n{yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)}"
+    text = f"# {said}\n{yaml.safe_dump(plan, sort_keys=False, allow_unicode=True)}"
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path

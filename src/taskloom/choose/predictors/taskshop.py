@@ -21,8 +21,8 @@ SOURCE_EXAMPLES, TARGET_EXAMPLES = 100, 32
     "predictor",
     paper="Kim, Asai, Ilharco and Hajishirzi, TaskWeb, EMNLP 2023, section 4",
     partly={
-        "TaskWeb / TaskShop": "training on several chosen sources at once, and a comparison of such a "
-        "set with larger ones"
+        "TaskWeb / TaskShop": "a comparison of training on a few chosen sources, which "
+        "taskloom.train_by_plan does, with larger sets of them"
     },
 )
 def taskshop(known: Known, *, share: Annotated[float, Field(ge=0, le=1)] = 0.7) -> Floats:
