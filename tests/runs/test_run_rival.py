@@ -99,12 +99,11 @@ def test_no_fold_is_trained_on_what_it_is_judged_by(tmp_path, monkeypatch):
     assert len({head.digest() for head, *_ in seen}) == 5
 
 
-def test_a_plan_may_leave_it_out_and_says_so(tmp_path):
-    plan = plan_with(pool=["digits_parity"], merge=[], fine_tune=False)
-    result = run(plan, output=tmp_path / "run")
+def test_a_plan_may_leave_it_out_and_says_so(micro):
+    result = micro.result
     assert NAME not in {m.name for m in result.models}
     assert result.guards[1].reason.endswith("was not tried: the plan says fine_tune: false")
-    card = (tmp_path / "run" / "handover" / "digits_ten" / "README.md").read_text()
+    card = (micro.folder / "handover" / "digits_ten" / "README.md").read_text()
     assert "fine-tuning the base on these labels was not tried" in card
     assert "not tried" not in result.guards[0].reason
 
