@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from taskloom.merging import fused, once, rooms
+from taskloom.merging import plan as plan_module
 from taskloom.merging.engine import Engine, Options, _Counter
 from taskloom.merging.plan import plan_program
 from taskloom.merging.program import program_of
@@ -90,8 +91,8 @@ def test_what_is_gathered_of_a_tensor(pool, monkeypatch):
         engine.run([output], {}, sink)
     numel = output.info.numel
     told, sample = fused._counted(output, 0), rooms.sample_size(numel, rooms.of_tensor(numel))
-    assert 0 < 4 * int(made[0].filled.sum()) <= told
-    assert 4 * 3 * sample <= told
+    assert 4 * int(made[0].filled.sum()) <= told  # nothing, where all equals an end
+    assert 0 < 4 * 3 * sample <= told
     assert plan.memory >= fused.working_set(output, plan.elements)
 
 
@@ -139,3 +140,21 @@ def test_rules_that_are_sums_take_no_more_than_sums(pool, method):
     assert plan.memory <= 1.01 * sums.memory
     made = [output for output in plan.program.outputs if output.chain is not None]
     assert all(fused.fits(output) for output in made)
+
+
+def test_two_thresholds_of_a_tensor_take_two_rooms(pool):
+    plans = [
+        plan_program(program_of(pool, Recipe.of(method, scope="tensor").chain))
+        for method in ("magnitude_pruning", "breadcrumbs")
+    ]
+    one, two = (max(fused._counted(widest(p), at) for at in range(2)) for p in plans)
+    assert two == 2 * one > 0
+
+
+def test_what_measures_in_torch_take(pool):
+    """The stack that was read stays beside what the steps make of it; histograms are counted."""
+    output = widest(plan_program(program_of(pool, Recipe.of("ramplus_tl").chain)))
+    assert plan_module._measuring(output, 1000) == 3 * 4 * 1000
+    assert plan_module._measuring(output, output.info.numel) == 0
+    ranked = widest(plan_program(program_of(pool, Recipe.of("ties", scope="tensor").chain)))
+    assert plan_module._measuring(ranked, 1000) == 3 * (4 * 1000 + (8 << 16))

@@ -433,7 +433,10 @@ def _counted(output: Output, index: int) -> int:
     if not _sampled(output, index):
         several = 2 if measure.count == "scores" else 1
         return rows * several * 5 * 8 << 16  # four lanes, their sum
-    return rows * 4 * rooms.held(numel, rooms.of_tensor(numel)) if step.slicewise else 0
+    if step.slicewise is None:
+        return 0
+    wanted = 2 if banded(_steps_of(output), index) else 1
+    return wanted * rows * 4 * rooms.held(numel, rooms.of_tensor(numel))
 
 
 class Arena:

@@ -208,7 +208,17 @@ def _plain(output: Output, size: int) -> int:
     beside = max([wide * size * 3, *_workspaces(output, size)])
     if any(step.workspace is None for step in _steps(output)):
         beside = max(beside, wide * size * experts)
-    return wide * size * (experts + 1) + _statistics(output, size) + beside
+    return wide * size * (experts + 1) + _statistics(output, size) + _measuring(output, size) + beside
+
+
+def _measuring(output: Output, size: int) -> int:
+    """Bytes that measures of a tensor take in pieces: the stack as it was read, and histograms."""
+    found, experts = 0, len(output.experts)
+    for step in _steps(output):
+        if step.slicewise is not None and size < output.info.numel:
+            histograms = 8 << 16 if step.slicewise.count == "magnitudes" else 0
+            found = max(found, experts * (_wide(output) * size + histograms))
+    return found
 
 
 def _working_set(output: Output) -> int:
