@@ -342,16 +342,18 @@ def rows(known: dict[str, Any]) -> list[dict[str, Any]]:
     def marks(way: str, test: str) -> list[str]:
         return [each["right"][test] for each in known["cells"] if each["way"] == way]
 
-    def lead(way: str) -> list[float]:
-        """Return gain of CAT, low and high, over the seeds that both have, one of them for a base."""
+    def lead(leader: str, way: str) -> list[float] | None:
+        """Return gain, low and high, over the seeds that both have; a base has one for all."""
         pairs = [
             (cat["right"]["both"], each["right"]["both"])
             for cat in known["cells"]
             for each in known["cells"]
-            if cat["way"] == "cat few"
+            if cat["way"] == leader
             and each["way"] == way
             and (way == "base" or cat["seed"] == each["seed"])
         ]
+        if way == leader or not pairs:
+            return None
         one, other = ("".join(side) for side in zip(*pairs, strict=True))
         a, b = (np.array([int(mark) for mark in text]) for text in (one, other))
         return list(paired_difference(np.ones_like(a), a, b, "accuracy", seed=0))
@@ -373,7 +375,8 @@ def rows(known: dict[str, Any]) -> list[dict[str, Any]]:
                 "low": low,
                 "high": high,
                 "n": len(whole),
-                "lead": None if way == "cat few" or not marks("cat few", "both") else lead(way),
+                "lead": lead("cat few", way),
+                "free lead": lead("cat free", way),
             }
         )
     return found
@@ -381,11 +384,11 @@ def rows(known: dict[str, Any]) -> list[dict[str, Any]]:
 
 def table(results: Path = RESULTS) -> str:
     """Return the table of what is known."""
-    text = "| | seeds | the task, 95 % interval | n | lead of CAT on the labels | words | code |\n"
-    text += "| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+    text = "| | seeds | the task, 95 % interval | n | lead of CAT on the labels | with free weights "
+    text += "| words | code |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
     for row in rows(json.loads(results.read_text())):
-        gain = row["lead"]
-        led = "" if gain is None else f"{gain[0]:+.3f} ({gain[1]:+.3f} to {gain[2]:+.3f})"
+        gains = [row["lead"], row["free lead"]]
+        led = " | ".join("" if g is None else f"{g[0]:+.3f} ({g[1]:+.3f} to {g[2]:+.3f})" for g in gains)
         text += f"| {row['title']} | {row['seeds']} | {row['both']:.3f} ({row['low']:.3f} to "
         text += f"{row['high']:.3f}) | {row['n']} | {led} | {row['words']:.2f} | {row['code']:.2f} |\n"
     return text
@@ -410,7 +413,10 @@ def picture(results: Path = RESULTS, target: Path = PICTURE) -> None:
     groups = {"base": "one skill or none", "words": "one skill or none", "code": "one skill or none"}
     groups |= dict.fromkeys(("average", "sum", "factors", "ties"), "merged without data")
     groups |= dict.fromkeys(("cat mix", "cat few", "cat free"), "CAT")
-    values = [{**row, "lead": 0, "each": 0, "kind": groups.get(row["way"], "trained")} for row in shown]
+    values = [
+        {**row, "lead": 0, "free lead": 0, "each": 0, "kind": groups.get(row["way"], "trained")}
+        for row in shown
+    ]
     y = {
         "field": "title",
         "type": "nominal",

@@ -148,6 +148,7 @@ def test_rows_add_up():
     assert cat["low"] < 0.625 < cat["high"]
     assert (cat["words"], cat["code"]) == (0.5, 0.75)
     assert ties["lead"][0] == pytest.approx(0.5)  # the seed that both have
+    assert ties["free lead"] is None  # of a way that was not run
     assert base["lead"][0] == pytest.approx(0.625)  # a base stands for all seeds
     assert cat["title"] == "CAT, fitted on 2 labels of the task"
 
