@@ -430,7 +430,8 @@ class Engine:
                 self._ticks.stopped = True
                 raise
 
-        with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+        # threads of the next read have memory of their own
+        with giving_back(), _one_thread_each(), ThreadPoolExecutor(threads) as pool:
             futures = [pool.submit(guarded) for _ in range(threads)]
             try:
                 wait(futures)

@@ -20,7 +20,7 @@ _THREAD, _PLAIN_THREAD = 100_000, 3_000_000
 _PROCESS = 500_000
 #: bytes that decompositions take beside their arrays: buffers of BLAS, and what the allocator keeps
 #: (20 to 60 MB measured beside sides of 768)
-_DECOMPOSITION = 55_000_000
+_DECOMPOSITION = 43_000_000
 
 
 @dataclass(frozen=True)
