@@ -8,6 +8,7 @@ energy of an expert is added as `taskloom.algebra.gram` adds. So neither depends
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from taskloom.lazy import Tensor, torch
 Rule = Literal["paper", "released", "mergekit"]
 _TINY = 1e-6  # mergekit's floor, of a sum of squares and of a sum of coefficients
 _MOST = 0x7FF00000  # high bits of what is not finite
+_COLUMNS = 1 << 16  # entries that are looked at in float64 at once, a multiple of `BLOCK`
 
 
 def fuse(share: float, rule: Rule = "paper") -> Chain:
@@ -114,10 +116,13 @@ def coefficients(energies: NDArray[np.float64], numel: int, rule: Rule) -> NDArr
 
 def variance_keys(values: Tensor) -> Tensor:
     """``(K, ...)`` to int32 ``(n,)`` whose order is that of the variance over the rows."""
-    rows = values.detach().reshape(len(values), -1).double()
-    total = sum_rows(rows)
-    keys = sum_rows((rows * len(rows) - total).square())[0].contiguous().view(torch.int64) >> 32
-    return (keys & 0x7FFFFFFF).clamp(max=_MOST).to(torch.int32)
+    rows = values.detach().reshape(len(values), -1)
+    keys = torch.empty(rows.shape[1], dtype=torch.int32, device=rows.device)
+    for start in range(0, len(keys), _COLUMNS):
+        wide = rows[:, start : start + _COLUMNS].double()
+        bits = sum_rows((wide * len(wide) - sum_rows(wide)).square())[0].contiguous().view(torch.int64)
+        keys[start : start + _COLUMNS] = ((bits >> 32) & 0x7FFFFFFF).clamp(max=_MOST)
+    return keys
 
 
 def _measured(measure: Measure, stack: Stack) -> Any:
@@ -143,11 +148,27 @@ def _released(share: float) -> Step:
         if values.requires_grad:
             weights = _differentiable(selected, "released")
         else:
-            energies = np.diag(gram([block_sums(selected)]))
+            rows = selected.reshape(len(values), -1)
+            starts = range(0, rows.shape[1], _COLUMNS)
+            energies = np.diag(gram([block_sums(rows[:, at : at + _COLUMNS]) for at in starts]))
             weights = _like(coefficients(energies, stack.numel, "released"), values)
-        return _average(stack, values, weights, "released")
+            del rows
+        del selected
+        if values.requires_grad:
+            return _average(stack, values, weights, "released")
+        out = torch.empty_like(values[:1])
+        flat, into = values.reshape(len(values), -1), out.view(-1)
+        for start in range(0, flat.shape[1], _COLUMNS):
+            part = flat[:, start : start + _COLUMNS]
+            into[start : start + _COLUMNS] = _average(stack, part, weights, "released").values[0]
+        return stack.with_values(out)
 
-    return Step(f"fuse({share:g}, released)", apply, Grain.TENSOR)
+    return Step(f"fuse({share:g}, released)", apply, Grain.TENSOR, workspace=_selected)
+
+
+def _selected(shape: tuple[int, ...], count: int) -> int:
+    """Bytes of keys, of marks with the order of equal ones, and of what is selected."""
+    return max(4 * count + 5, 23) * math.prod(shape)
 
 
 def _like(weights: NDArray[np.float64], values: Tensor) -> Tensor:
