@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from taskloom.cli.output import print_run
 from taskloom.errors import PlanError
 from taskloom.evaluation.load import load_task
 from taskloom.models.encoder import Encoder
@@ -142,3 +143,12 @@ def test_the_record_is_json(strong):
     folder, _, result = strong
     kept = json.loads((folder / "result.json").read_text())
     assert [m["name"] for m in kept["models"]] == [m.name for m in result.models]
+
+
+def test_the_printed_means_leave_out_what_was_made_for_a_target(strong, capsys):
+    _, _, result = strong
+    print_run(result)
+    _, table = capsys.readouterr().out.split("Mean test score over the tasks of the pool")
+    title = next(model.title for model in result.models if model.name == NAME)
+    assert "Base " in table
+    assert title not in table

@@ -96,13 +96,14 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
 def print_run(result: RunResult) -> None:
     """Print what a run found: the headline, the leaderboard, a sentence per target, where it is."""
-    mean = {model.name: _means(result, model.name) for model in result.models}
-    order = sorted(result.models, key=lambda model: mean[model.name] or -1.0, reverse=True)
+    # what was made for one target alone has no mean over the pool
+    means = [(mean, model) for model in result.models if (mean := _mean(result, model.name)) is not None]
+    means.sort(key=lambda pair: pair[0], reverse=True)
     click.echo(f"{result.headline}\n")
     print_table(
         "Mean test score over the tasks of the pool",
         ["model", "kind", "mean>"],
-        [[model.title, model.kind, _points(mean[model.name])] for model in order],
+        [[model.title, model.kind, f"{mean:.3f}"] for mean, model in means],
     )
     for target in result.targets:
         if target.sentence != result.headline:
@@ -113,11 +114,7 @@ def print_run(result: RunResult) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _points(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _means(result: RunResult, model: str) -> float | None:
+def _mean(result: RunResult, model: str) -> float | None:
     pool = {task.name for task in result.tasks if task.role == "pool"}
     values = [
         score.value
