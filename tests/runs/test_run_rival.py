@@ -148,7 +148,7 @@ def test_the_record_is_json(strong):
 def test_the_printed_means_leave_out_what_was_made_for_a_target(strong, capsys):
     _, _, result = strong
     print_run(result)
-    _, table = capsys.readouterr().out.split("Mean test score over the tasks of the pool")
+    _, table = capsys.readouterr().out.split("Mean test score")
     title = next(model.title for model in result.models if model.name == NAME)
     assert "Base " in table
     assert title not in table
