@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from taskloom.cli import bench, transfer
+from taskloom.cli import bench, train, transfer
 from taskloom.runs.transfer.plan import load_transfer_plan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "transfer.md").read_text(encoding="utf-8")
@@ -36,5 +36,5 @@ def test_the_predictor_of_the_page_runs(capsys):
 def test_every_command_line_has_options_that_exist(line):
     name, verb, *words = shlex.split(line.partition("#")[0])
     assert name == "taskloom"
-    command = {"transfer": transfer, "bench": bench}[verb].command
+    command = {"transfer": transfer, "bench": bench, "train": train}[verb].command
     command.make_context(verb, words)
