@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from taskloom.algebra.combine import sum_rows
 from taskloom.algebra.core import Chain, Grain, Measure, Op, Stack, Step, chain
-from taskloom.algebra.gram import BLOCK, block_sums, gram, measuring
+from taskloom.algebra.gram import BLOCK, COLUMNS, block_sums, gram, measuring
 from taskloom.algebra.select import Found, Radix, Selection
 from taskloom.lazy import Tensor, torch
 
 Rule = Literal["paper", "released", "mergekit"]
 _TINY = 1e-6  # mergekit's floor, of a sum of squares and of a sum of coefficients
 _MOST = 0x7FF00000  # high bits of what is not finite
-_COLUMNS = 1 << 16  # entries that are looked at in float64 at once
 
 
 def fuse(share: float, rule: Rule = "paper") -> Chain:
@@ -128,7 +127,7 @@ def variance_keys(values: Tensor) -> Tensor:
 
 def _slices(values: Tensor) -> tuple[Tensor, ...]:
     """Cut ``(K, ...)`` into ``(K, n)``: wider numbers and keys are made of so many entries at once."""
-    return torch.split(values.reshape(len(values), -1), _COLUMNS, 1)
+    return torch.split(values.reshape(len(values), -1), COLUMNS, 1)
 
 
 def _measured(measure: Measure, stack: Stack) -> Any:
@@ -174,7 +173,7 @@ def _sliced(shape: tuple[int, ...], count: int) -> int:
     glibc's allocator keeps up to twice the largest tensor that was let go of, and of slices it does.
     """
     size = math.prod(shape)
-    return 4 * size + 2 * 4 * size + (2 * 8 * count + 64) * min(size, _COLUMNS)
+    return 4 * size + 2 * 4 * size + (2 * 8 * count + 64) * min(size, COLUMNS)
 
 
 def _like(weights: NDArray[np.float64], values: Tensor) -> Tensor:

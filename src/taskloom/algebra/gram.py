@@ -21,7 +21,8 @@ from taskloom.lazy import Tensor, torch
 #: entries of a block; slices start at its multiples
 BLOCK = 4096
 _LANES = 64
-_COLUMNS = 16 * BLOCK
+#: entries of every row that are looked at in float64 at once; whole blocks, so that sums are the same
+COLUMNS = 16 * BLOCK
 Numbers = NDArray[np.float64]
 
 
@@ -31,7 +32,7 @@ def block_sums(values: Tensor) -> Numbers:
     In float64 there are 65,536 entries of every row at once, however many there are.
     """
     rows = values.detach().reshape(len(values), -1)
-    return np.concatenate([_sums(part) for part in torch.split(rows, _COLUMNS, 1)])
+    return np.concatenate([_sums(part) for part in torch.split(rows, COLUMNS, 1)])
 
 
 def _sums(part: Tensor) -> Numbers:
