@@ -18,6 +18,11 @@ from taskloom.store.statistic import Statistic
 
 #: constant of reciprocal rank fusion (Cormack et al., SIGIR 2009)
 FUSION = 60
+#: what FUTE's scores do not do of it
+FUTE_PARTLY = {
+    "FUTE": "prompted language models, which `taskloom.runs.unified.model_embedding` takes but none "
+    "was run; likeness across models beside that of model-specific embeddings"
+}
 
 
 def task2vec(statistic: Statistic) -> Floats:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from numpy.typing import ArrayLike
 
 from taskloom.choose.checks import checked
-from taskloom.choose.task_embedding import fused
+from taskloom.choose.task_embedding import FUTE_PARTLY, fused
 from taskloom.registry import register
 
 
 @register(
     "score",
     paper="Wang, Xu, Gui and He, Towards unified task embeddings, 2024 (2402.14522)",
-    partly={
-        "FUTE": "prompted language models, which `taskloom.runs.unified.model_embedding` takes but none "
-        "was run; likeness across models beside that of model-specific embeddings"
-    },
+    partly=FUTE_PARTLY,
 )
 def fute(features: ArrayLike, labels: ArrayLike, embedding_cosines: ArrayLike) -> float:
     """Likeness of the embeddings of target data and source data, fused by rank; higher is better.
