@@ -16,7 +16,7 @@ from taskloom.merging.by_range import digest_of, range_of, read_rows
 from taskloom.merging.exclusive import LEFT, RIGHT
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
-from taskloom.store.sparse import BITS, VALUES
+from taskloom.store.sparse import BITS, VALUES, marks_between
 
 #: how many bits of a byte are set
 _ONES = np.array([byte.bit_count() for byte in range(256)], dtype=np.int64)
@@ -124,12 +124,11 @@ class ExclusiveTask:
 
     def _entries(self, name: str, start: int, stop: int) -> Tensor:
         """Return a slice of a sparse part, written out."""
-        packed = self._own.read_range(name + BITS, start // 8, -(-stop // 8)).numpy()
-        bits = torch.from_numpy(np.unpackbits(packed)[start % 8 : start % 8 + stop - start]).bool()
+        marks = marks_between(self._own, name + BITS, start, stop)
         first = self._before(name, start)
-        values = self._own.read_range(name + VALUES, first, first + int(bits.sum())).reshape(-1)
+        values = self._own.read_range(name + VALUES, first, first + int(marks.sum())).reshape(-1)
         found = torch.zeros(stop - start, dtype=values.dtype)
-        found[bits] = values
+        found[marks] = values
         return found
 
     def _before(self, name: str, start: int) -> int:

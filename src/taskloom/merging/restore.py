@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from taskloom.errors import CheckpointError, IntegrityError, PlanError, nearest
 from taskloom.lazy import Tensor, torch
 from taskloom.merging.api import MergeReport, write_merged
@@ -27,6 +25,7 @@ from taskloom.progress import Progress, silent
 from taskloom.store.checkpoint import Checkpoint, TensorInfo
 from taskloom.store.open import Source, open_checkpoint
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
+from taskloom.store.sparse import marks_between
 
 
 class TaskCheckpoint:
@@ -120,10 +119,9 @@ class TaskCheckpoint:
             return base
         wide = torch.promote_types(base.dtype, torch.float32)
         shared = self._shared.read_range(name, start, stop).to(wide)
-        packed = self._masks.read_range(name, start // 8, -(-stop // 8)).numpy()
-        bits = np.unpackbits(packed)[start % 8 : start % 8 + stop - start]
+        marks = marks_between(self._masks, name, start, stop)
         factor = torch.tensor(self._scale, dtype=wide)
-        change = shared * (torch.from_numpy(bits).to(wide) * factor)
+        change = shared * (marks.to(wide) * factor)
         return (base.to(wide) + change).to(base.dtype)
 
     def digest(self) -> str:

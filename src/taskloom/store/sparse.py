@@ -40,6 +40,12 @@ def unpacked(bits: Tensor, count: int) -> Tensor:
     return torch.from_numpy(np.unpackbits(bits.numpy(), count=count)).bool()
 
 
+def marks_between(file: SafetensorsCheckpoint, name: str, start: int, stop: int) -> Tensor:
+    """Return marks ``start`` to ``stop`` of the packed ones that a file has by a name, 1-d: bool."""
+    bits = file.read_range(name, start // 8, -(-stop // 8)).reshape(-1)
+    return unpacked(bits, start % 8 + stop - start)[start % 8 :]
+
+
 def spread(bits: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a tensor of a shape that has the values where the bits are set, and 0 elsewhere.
 
@@ -117,8 +123,7 @@ class PackedMarks:
         info_of(self._tensors, name, self._label)
         if name + BITS not in self._file.tensors or start >= stop:
             return torch.zeros(max(0, stop - start), dtype=torch.bool)
-        bits = self._file.read_range(name + BITS, start // 8, -(-stop // 8)).reshape(-1)
-        return unpacked(bits, start % 8 + stop - start)[start % 8 :]
+        return marks_between(self._file, name + BITS, start, stop)
 
     def digest(self) -> str:
         """SHA-256 over names, shapes and marks, as a file of bools has."""
