@@ -10,7 +10,7 @@ from taskloom.store.cache import file_digest
 from taskloom.store.sparse import PackedMarks
 
 #: the record of a fitted module, and its tensors
-MODULE, _WEIGHTS = "module.json", "module.safetensors"
+MODULE, WEIGHTS = "module.json", "module.safetensors"
 #: kind of the module, and of the statistic that its mask is
 GRAFT = "graft"
 
@@ -45,7 +45,7 @@ def read_graft(folder: Path) -> tuple[PackedMarks, dict[str, str]]:
                 hint="Give what 'taskloom fit graft' or 'taskloom collect graft' wrote",
             )
         shapes = {name: tuple(shape) for name, shape in table["layout"]["shapes"].items()}
-        written = table["files"][_WEIGHTS]["sha256"]
+        written = table["files"][WEIGHTS]["sha256"]
         known = {
             "kept": said["entries"],
             **{key: said[key] for key in ("of", "accuracy", "model", "model_digest", "examples")},
@@ -57,7 +57,7 @@ def read_graft(folder: Path) -> tuple[PackedMarks, dict[str, str]]:
             f"{path}: expected the record of a graft, found something else ({type(error).__name__})",
             hint="Fit it again with this version",
         ) from None
-    weights = folder / _WEIGHTS
+    weights = folder / WEIGHTS
     if not weights.is_file() or file_digest(weights) != written:
         raise IntegrityError(
             f"{weights} is {'not what was written' if weights.is_file() else 'missing'}",

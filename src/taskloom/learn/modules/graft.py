@@ -16,7 +16,7 @@ from taskloom import __version__
 from taskloom.errors import PlanError
 from taskloom.learn.fitted import Step
 from taskloom.learn.grafting import LEFT_OUT, Tensors, gates, largest, rise
-from taskloom.learn.modules.kit.artefact import WEIGHTS, FittedModule
+from taskloom.learn.modules.kit.artefact import FittedModule
 from taskloom.learn.modules.kit.descend import Beyond, Descent, descend
 from taskloom.learn.modules.kit.exclusive import FILE, FORMAT
 from taskloom.learn.modules.kit.graft_site import BestMask, Site, widened
@@ -28,6 +28,7 @@ from taskloom.registry import register
 from taskloom.store.atomic import write_json
 from taskloom.store.cache import file_digest
 from taskloom.store.checkpoint import Checkpoint
+from taskloom.store.graft import WEIGHTS
 from taskloom.store.sparse import BITS, VALUES, packed, spread
 
 

@@ -17,13 +17,13 @@ from taskloom.store.atomic import atomic_directory, write_json
 from taskloom.store.cache import file_digest
 from taskloom.store.checkpoint import TensorInfo
 from taskloom.store.digest import combine_digests, tensor_digest
+from taskloom.store.graft import MODULE, WEIGHTS
 from taskloom.store.safetensors_dir import SafetensorsCheckpoint
 from taskloom.store.writer import write_safetensors
 
 if TYPE_CHECKING:
     from taskloom.learn.fitted import Step
 
-FILE, WEIGHTS = "module.json", "module.safetensors"
 FORMAT = 1
 
 
@@ -109,7 +109,7 @@ class FittedModule:
                 "files": files,
                 "version": __version__,
             }
-            write_json(folder / FILE, table)
+            write_json(folder / MODULE, table)
         return Path(path)
 
 
@@ -152,13 +152,13 @@ def open_fitted(source: FittedModule | str | os.PathLike[str]) -> FittedModule:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    path = folder / FILE
+    path = folder / MODULE
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not JSON"
         raise CheckpointError(
-            f"{folder} holds no fitted module: {FILE}: {reason}",
+            f"{folder} holds no fitted module: {MODULE}: {reason}",
             hint="Give a folder that a fitted module was saved to",
         ) from None
     kinds = {"kind": str, "layout": dict, "options": dict, "said": dict, "trace": list, "files": dict}
