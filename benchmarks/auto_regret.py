@@ -158,8 +158,8 @@ def measure(wanted: Setting, output: Path, work: Path) -> dict[str, Any]:
     found.setdefault("auto", {})
     for seed in wanted.seeds:
         base, experts, targets = experts_of(wanted, seed)
-        for target in targets:
-            for labels in wanted.labels:
+        for labels in wanted.labels:
+            for target in targets:
                 place = f"{target}, {labels or 'all'} labels, seed {seed}"
                 more = (base, experts)
                 if place not in found["hindsight"]:
