@@ -6,9 +6,11 @@ each budget. Regret is the test score of the best of them minus that of what aut
 regrets of fixed rules (always the base, always a fine-tune, ...) are beside it.
 
     python benchmarks/auto_regret.py          # text suite: four targets, 64 and all labels, 5 and 20 min
+    python benchmarks/auto_regret.py --page   # docs/regret.md and its picture, of what is measured
     python benchmarks/auto_regret.py --small  # a small image pool; writes nothing into the docs
 
-A run that was interrupted goes on; what is in the results is not done again.
+A run that was interrupted goes on; what is in the results is not done again. All targets have their 64
+labels before the first has all.
 """
 
 from __future__ import annotations
@@ -27,7 +29,6 @@ from taskloom.runs.auto.costs import Costs
 from taskloom.runs.auto.ending import finish
 from taskloom.runs.auto.ground import lay
 from taskloom.runs.auto.looking import calibrate, look
-from taskloom.runs.auto.page import save_picture
 from taskloom.runs.auto.portfolio import Wishes, portfolio
 from taskloom.runs.auto.purse import Purse
 from taskloom.runs.auto.workbench import Workbench
@@ -37,6 +38,7 @@ from taskloom.runs.claims.suite import Suite, load_suite
 from taskloom.runs.desk import open_desk
 from taskloom.runs.plan import Evaluation, Limits
 from taskloom.runs.report import theme
+from taskloom.runs.report.drawing import save_chart
 from taskloom.runs.report.style import axis, config, fixed
 from taskloom.runs.workspace import Workspace
 from taskloom.store.atomic import write_json
@@ -44,6 +46,8 @@ from taskloom.store.cache import cache_root
 from taskloom.store.pool import open_pool
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "auto_regret.json"
+PICTURE, PAGE = ROOT / "docs" / "img" / "auto_regret.svg", ROOT / "docs" / "regret.md"
 SMALL = {
     "name": "small_images",
     "title": "Two tasks on digits",
@@ -149,7 +153,7 @@ def hindsight(
     return rows
 
 
-def measure(wanted: Setting, output: Path, work: Path) -> dict[str, Any]:
+def measure(wanted: Setting, output: Path, work: Path) -> None:
     """Fill in what is missing of the results, and write them after every piece."""
     found = json.loads(output.read_text()) if output.exists() else {}
     found |= {"suite": wanted.suite.name, "digest": wanted.suite.digest, "machine": machine()}
@@ -174,7 +178,6 @@ def measure(wanted: Setting, output: Path, work: Path) -> dict[str, Any]:
                         folder = work / "auto" / key.replace(", ", "-").replace(" ", "_")
                         found["auto"][key] = chosen(target, *more, labels, minutes, wanted, seed, folder)
                         write_json(output, found)
-    return {**found, "summary": summary(found)}
 
 
 def chosen(
@@ -209,7 +212,8 @@ def chosen(
 def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the regret of every choice on every target: auto's by budget, and those of fixed rules."""
     rows = []
-    for place, members in found["hindsight"].items():
+    for place in measured(found):
+        members = found["hindsight"][place]
         best = max(members, key=lambda row: row["test"])
         target, labels, _ = place.split(", ")
         known = {"target": target, "labels": labels, "place": place, "best": best["name"]}
@@ -270,33 +274,109 @@ def chart(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def spread(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float, int]]:
+    """Return of every rule the mean and the largest regret, in points, and their number."""
+    found = {}
+    for rule in dict.fromkeys(row["rule"] for row in rows):
+        regrets = [100 * row["regret"] for row in rows if row["rule"] == rule]
+        found[rule] = sum(regrets) / len(regrets), max(regrets), len(regrets)
+    return found
+
+
 def told(rows: list[dict[str, Any]]) -> str:
     """Return the mean and the largest regret of every rule, in points."""
     lines = [f"{'rule':24} {'mean':>6} {'most':>6}  n"]
-    for rule in dict.fromkeys(row["rule"] for row in rows):
-        regrets = [100 * row["regret"] for row in rows if row["rule"] == rule]
-        mean = sum(regrets) / len(regrets)
-        lines.append(f"{rule:24} {mean:6.1f} {max(regrets):6.1f}  {len(regrets)}")
+    lines += [f"{rule:24} {m:6.1f} {most:6.1f}  {n}" for rule, (m, most, n) in spread(rows).items()]
     return "\n".join(lines)
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the page about what is measured."""
+    settings = measured(found)
+    rows = summary(found)
+    rules = [f"| {rule} | {m:.1f} | {most:.1f} | {n} |" for rule, (m, most, n) in spread(rows).items()]
+    picks = []
+    for place in settings:
+        target, labels, _ = place.split(", ")
+        members = found["hindsight"][place]
+        best = max(members, key=lambda member: member["test"])
+        for key in (key for key in found["auto"] if key.startswith(f"{place}, ")):
+            took = found["auto"][key]
+            regret = 100 * (best["test"] - took["test"])
+            picks.append(
+                f"| `{target}` | {labels.removesuffix(' labels')} | {key.removeprefix(f'{place}, ')} "
+                f"| {took['winner']} | {interval(took)} | {took['tried']} of {len(members)} "
+                f"| {took['seconds']:.0f} | {best['name']} | {interval(best)} | {regret:.1f} |"
+            )
+    seeds = sorted({place.split(", ")[2] for place in settings})
+    limits = found["limits"]
+    return f"""# Regret of auto
+
+<!-- written by: python benchmarks/auto_regret.py --page -->
+
+What [`taskloom auto`](auto.md) hands over under a budget of minutes, and how far that is from the best
+of everything it could have tried, which nobody knows beforehand. The pool is the first {found["pool"]}
+full experts of the [text suite](claims.md), and no target is among their tasks. Of a target there are
+at most {limits["train"]} examples of training, {limits["validation"]} of validation and
+{limits["test"]} of test; "64" allows 64 labels in all, training and validation together.
+
+![Regret of auto and of fixed rules by target](img/{PICTURE.name})
+
+**Best in hindsight**: every member of the portfolio is made on all that may be seen, at any price, and
+the one with the highest score on the test split is taken. The highest of many scores is partly luck, so
+that its distance is more than what a perfect choice could have gained. **Regret** is that distance in
+points.
+
+| rule | mean regret | largest | n |
+|---|---|---|---|
+{chr(10).join(rules)}
+
+n counts targets by labels ({", ".join(seeds)}); with so few of them the means have no interval. "Base",
+"average" and "fine-tune" (of the base) always hand over that member, "expert ranked first" the one that
+the scores of `taskloom select` put first. A regret below zero is possible: members that auto makes see
+other halves and folds than those made for hindsight.
+
+| target | labels | budget | auto took | score, % | tried | seconds | in hindsight | score, % | regret |
+|---|---|---|---|---|---|---|---|---|---|
+{chr(10).join(picks)}
+
+Intervals are of 95 % over the test examples. Measured by `python benchmarks/auto_regret.py` with one
+thread (`OMP_NUM_THREADS=1`) on {found["machine"]}; minutes are those of that
+machine. Scores of all members are in `benchmarks/results/auto_regret.json`.
+"""
+
+
+def measured(found: dict[str, Any]) -> list[str]:
+    """Return the places of which hindsight and every budget is there."""
+    budgets = {key.rsplit(", ", 1)[1] for key in found["auto"]}
+    return [
+        place
+        for place in found["hindsight"]
+        if all(f"{place}, {budget}" in found["auto"] for budget in budgets)
+    ]
+
+
+def interval(row: dict[str, Any]) -> str:
+    return f"{100 * row['test']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f}, n = {row['n']})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--page", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     work = cache_root() / ("auto_regret_small" if asked.small else "auto_regret")
-    there = work if asked.small else ROOT
-    output = asked.output or there / "benchmarks" / "results" / "auto_regret.json"
-    picture = asked.picture or there / "docs" / "img" / "auto_regret.svg"
-    for path in (output, picture):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    found = measure(setting(asked.small, tuple(asked.seeds)), output, work)
-    write_json(output, found)
-    save_picture(chart(found["summary"]), picture)
-    print(f"\n{told(found['summary'])}\n{output}\n{picture}")
+    output, picture = (work / RESULTS.name, work / PICTURE.name) if asked.small else (RESULTS, PICTURE)
+    if not asked.page:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        measure(setting(asked.small, tuple(asked.seeds)), output, work)
+    found = json.loads(output.read_text(encoding="utf-8"))
+    rows = summary(found)
+    save_chart(chart(rows), picture)
+    if not asked.small:
+        PAGE.write_text(page(found), encoding="utf-8")
+    print(f"\n{told(rows)}\n{output}\n{picture}")
 
 
 if __name__ == "__main__":
