@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 from choose_page import choose_page
-from method_pages import METHOD_PAGES, ledger
+from method_pages import METHOD_PAGES, RESULTS, ledger
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from texts import NOTE, ROOT, code, experts, options, prose, table
@@ -19,7 +19,9 @@ from taskloom import errors, registry
 from taskloom.catalogue import methods, spell, spell_bounds, tasks
 from taskloom.cli import main as cli
 from taskloom.evaluation.task import Task
-from taskloom.runs.claims.render import claims_page
+from taskloom.runs.claims.ledger import Ledger
+from taskloom.runs.claims.render import claims_page, learned_page
+from taskloom.runs.claims.results import read_results
 from taskloom.runs.plan import Plan
 from taskloom.runs.transfer.render import leaderboard_page, read_all
 from taskloom.systems import Standing, standings
@@ -252,6 +254,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/errors.md": errors_page,
     "systems.md": systems_page,
     "claims.md": lambda: claims_page(ledger()),
+    "learned.md": lambda: learned_page(Ledger(read_results(RESULTS.with_name("learned.json")))),
     "leaderboard.md": lambda: leaderboard_page(read_all(ROOT / "benchmarks" / "results")),
     "choose.md": choose_page,
     **METHOD_PAGES,

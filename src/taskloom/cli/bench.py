@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 #: where the project keeps its measurements, and the page and picture that are made of them
 RESULTS = Path("benchmarks") / "results" / "claims.json"
-SOUPS = Path("benchmarks") / "results" / "soups.json"
+LEARNED = RESULTS.with_name("learned.json")
+SOUPS = RESULTS.with_name("soups.json")
 PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
+LEARNED_PAGE, LEARNED_PICTURE = PAGE.with_name("learned.md"), PICTURE.with_name("learned.svg")
 
 
 @options.verb(
@@ -52,7 +54,8 @@ PAGE, PICTURE = Path("docs") / "claims.md", Path("docs") / "img" / "claims.svg"
 @click.option(
     "--learned",
     is_flag=True,
-    help="The compositions that learn (fits, small modules, loops) in place of the merging methods.",
+    help="The compositions that learn (fits, small modules, loops), and what their claims compare them "
+    "with, in place of the merging methods; in benchmarks/results/learned.json.",
 )
 @click.option("--count", "counts", type=int, multiple=True, help="Only pools of so many tasks; repeat.")
 @click.option(
@@ -133,17 +136,18 @@ def command(
             )
         _soups(suites or ("text_soups",), seeds, methods, output_path or SOUPS, as_json)
         return
-    output_path = output_path or RESULTS
+    output_path = output_path or (LEARNED if learned else RESULTS)
     if render and train_only:
         raise click.UsageError("--render measures nothing and --train-only renders nothing: give one")
     if render:
-        _render(output_path, as_json)
+        _render(output_path, as_json, learned)
         return
+    from taskloom.runs.claims.learned import held_against
     from taskloom.runs.claims.learned import learned as compositions
     from taskloom.runs.claims.run import Wanted, claims, train
 
     if learned:
-        methods = (*methods, *compositions())
+        methods = methods or (*held_against(), *compositions())
     wanted = Wanted(seeds or None, kinds or None, methods or None, counts or None)
     with listening() as progress:
         if train_only:
@@ -174,14 +178,15 @@ def _soups(
     output.print_table("What papers claim of soups", ["method", "here", "why"], rows)
 
 
-def _render(results: Path, as_json: bool) -> None:
+def _render(results: Path, as_json: bool, learned: bool) -> None:
     from taskloom.runs.claims.render import render
 
-    render(results, PAGE, PICTURE)
+    page, picture = (LEARNED_PAGE, LEARNED_PICTURE) if learned else (PAGE, PICTURE)
+    render(results, page, picture, learned=learned)
     if as_json:
-        output.print_json({"page": PAGE, "picture": PICTURE})
+        output.print_json({"page": page, "picture": picture})
     else:
-        click.echo(f"{PAGE}, {PICTURE}")
+        click.echo(f"{page}, {picture}")
 
 
 def _tell_trained(found: list[Trained], as_json: bool) -> None:

@@ -63,7 +63,8 @@ def _row(rng, suite, kind, seed, count, name, expert):
     for task in TASKS[suite][:count]:
         noise = 0.0 if name == "expert" else rng.normal(0, 0.03)
         scores[task] = {"value": float(np.clip(expert[task] * (share + noise), 0, 1)), "n": 300}
-    fields = registry.get("merge", name).schema.model_fields if name not in ("base", "expert") else {}
+    merges = [entry.name for entry in registry.entries("merge")]
+    fields = registry.get("merge", name).schema.model_fields if name in merges else {}
     return Row(
         **place,
         chosen={"scale": 0.3} if "scale" in fields else {},

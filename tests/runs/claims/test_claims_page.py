@@ -11,10 +11,11 @@ from taskloom import registry
 from taskloom.errors import OutputError
 from taskloom.runs.claims import ledger as ledgers
 from taskloom.runs.claims.claim import Better, records
+from taskloom.runs.claims.learned import held_against, learned
 from taskloom.runs.claims.ledger import Ledger, Missing
 from taskloom.runs.claims.measures import Mean, Scope
 from taskloom.runs.claims.pictures import overview, scaling
-from taskloom.runs.claims.render import claims_page, render
+from taskloom.runs.claims.render import claims_page, learned_page, render
 from taskloom.runs.claims.results import Results, Row
 from taskloom.runs.claims.suite import load_suite
 
@@ -146,7 +147,7 @@ def test_numbers_on_the_page_are_those_of_the_ledger(whole):
 def test_every_claim_has_a_verdict_and_every_failure_its_reason(whole):
     text = claims_page(whole)
     body = text.split("## Verdicts")[1].split("\n## ")[0]
-    assert body.count("\n| [`") == len(ledgers.claims())
+    assert body.count("\n| [`") == len(ledgers.merge_claims())
     assert "[`slerp`](methods/slerp.md): slerp takes exactly 2 experts, found 8" in text
 
 
@@ -189,6 +190,43 @@ def test_what_was_run_is_said(few):
     assert "taskloom bench claims" in text
     assert ", ".join(TASKS["image"]) in text
     assert "commits `0123456789ab`; a drawn one; torch 0.0." in text
+
+
+# --- compositions that learn ------------------------------------------------------------------
+
+
+def test_compositions_have_a_page_of_their_own():
+    held = [name for name in held_against() if name not in ("base", "expert")]
+    text = learned_page(Ledger(results(seeds=(0,), counts=(8,), methods=[*held, "surgery", "wemoe"])))
+    body = text.split("## Verdicts")[1].split("\n## ")[0]
+    assert body.count("\n| [`") == sum(len(found.claims) for found in learned().values())
+    assert "to average, n = 1 seed x 16 tasks" in row_of(text, "surgery", "Verdicts")[3]
+    assert "no row of adamerging on" in row_of(text, "wemoe", "Verdicts")[3]
+    assert "One seed was measured" in text
+    assert all(found.changed in text for found in learned().values())
+    assert "--learned" in text.split("## What was run")[1]
+    assert "emr" not in text
+    assert "[`surgery`]" not in claims_page(Ledger(results(seeds=(0,), methods=FEW)))
+
+
+def test_compositions_are_listed_before_anything_is_measured():
+    text = learned_page(Ledger(Results()))
+    assert text.count("\n| [`") == sum(len(found.claims) for found in learned().values())
+    assert "has not been made yet" in text
+
+
+def test_every_rival_of_a_composition_is_measured_beside_it():
+    for found in learned().values():
+        for claim in found.claims:
+            if isinstance(claim.check, Better):
+                assert {*claim.check.than} <= {*held_against(), *learned()}
+
+
+def test_the_page_of_compositions_is_written_with_one_picture(tmp_path):
+    source, page, picture = (tmp_path / name for name in ("learned.json", "learned.md", "learned.svg"))
+    source.write_text(results(seeds=(0,), counts=(8,), methods=["average", "surgery"]).text())
+    assert render(source, page, picture, learned=True) == [page, picture]
+    assert "surgery" in labels(picture.read_text(encoding="utf-8"))
 
 
 # --- pictures, files --------------------------------------------------------------------------

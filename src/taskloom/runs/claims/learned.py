@@ -15,7 +15,8 @@ from pydantic import Field
 from taskloom import registry
 from taskloom.errors import PlanError
 from taskloom.evaluation.strict import Strict
-from taskloom.runs.claims.claim import Claim, Record, packaged, records
+from taskloom.runs.claims.claim import BASE, Better, Claim, Record, packaged, records
+from taskloom.runs.claims.measures import EXPERT
 from taskloom.runs.claims.suite import Kind, Suite
 
 #: in the order in which they are listed
@@ -78,6 +79,23 @@ def learned() -> dict[str, Learned]:
         The file breaks its schema.
     """
     return packaged(Learned, "learned.yaml")
+
+
+def held_against() -> list[str]:
+    """Return base, experts and the merging methods that claims about compositions compare with.
+
+    >>> held_against()[:4]
+    ['base', 'expert', 'task_arithmetic', 'ties']
+    """
+    rivals = [
+        name
+        for found in learned().values()
+        for claim in found.claims
+        if isinstance(claim.check, Better)
+        for name in claim.check.than
+        if name not in learned()
+    ]
+    return [*dict.fromkeys([BASE, EXPERT, *rivals])]
 
 
 def known(method: str) -> Record | Learned | None:

@@ -188,10 +188,14 @@ class Ledger:
         return sum(kept) / len(kept) / bases[0] if bases and kept else None
 
 
-def claims() -> list[tuple[str, Claim]]:
-    """Return every claim with its method, in the order of the files: merges, then compositions."""
-    merges = [(name, claim) for name, found in records().items() for claim in found.claims]
-    return merges + [(name, claim) for name, found in learned().items() for claim in found.claims]
+def merge_claims() -> list[tuple[str, Claim]]:
+    """Return every claim about a merging method with its name, in the order of the file."""
+    return [(name, claim) for name, found in records().items() for claim in found.claims]
+
+
+def learned_claims() -> list[tuple[str, Claim]]:
+    """Return every claim about a composition that learns with its name, in the order of the file."""
+    return [(name, claim) for name, found in learned().items() for claim in found.claims]
 
 
 def _rank(found: Measurement) -> tuple[float, str]:
