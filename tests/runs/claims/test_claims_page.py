@@ -204,7 +204,8 @@ def test_compositions_have_a_page_of_their_own():
     assert "no row of adamerging on" in row_of(text, "wemoe", "Verdicts")[3]
     assert "One seed was measured" in text
     assert all(found.changed in text for found in learned().values())
-    assert "--learned" in text.split("## What was run")[1]
+    run = text.split("## What was run")[1]
+    assert "taskloom bench claims --learned --suite text --experts lora --seed 0 --count 8\n" in run
     assert "emr" not in text
     assert "[`surgery`]" not in claims_page(Ledger(results(seeds=(0,), methods=FEW)))
 
