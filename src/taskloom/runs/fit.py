@@ -114,7 +114,7 @@ def fit(
     journal
         File in which methods that search keep what they measured, so that an interrupted fit is
         resumed by the same call; by default one in the cache that belongs to base, experts, tasks,
-        method and seed.
+        method, ``own`` and seed.
     examples
         Most examples of a task that are fitted on, drawn with ``seed``.
     labels
@@ -165,7 +165,7 @@ def fit(
         progress=progress,
     )
     pool = opened.pool
-    kept = Path(journal) if journal is not None else _journal(opened, method, seed)
+    kept = Path(journal) if journal is not None else _journal(opened, method, own, seed)
     merges = Merges(pool)
 
     def run(seen: Seen) -> Fitted:
@@ -233,11 +233,11 @@ def reported(
     )
 
 
-def _journal(opened: Opened, method: str, seed: int) -> Path:
+def _journal(opened: Opened, method: str, own: Mapping[str, str] | None, seed: int) -> Path:
     """Return where a search's measurements are kept unless a file is named."""
     pool = opened.pool
     models = [pool.yardstick.digest(), *([e.name, e.checkpoint.digest()] for e in pool.experts)]
-    digest = canonical_digest([models, list(opened.tasks), method, seed])
+    digest = canonical_digest([models, list(opened.tasks), method, dict(own or {}), seed])
     return cache_root() / "searches" / f"{digest[:32]}.jsonl"
 
 

@@ -79,6 +79,39 @@ def test_error_is_the_share_of_wrong_predictions():
             assert found.shares[task] == max(np.bincount(guesses.numpy())) / 2
 
 
+def test_pairs_are_given_to_an_objective_that_contrasts():
+    """The rule restated: the share of its one partner among the other rows, by cosines at 0.05."""
+    x = torch.tensor([[1.0, 0.2], [0.9, -0.1], [-0.3, 1.0], [0.1, 0.8]], dtype=torch.float64)
+    pairs = torch.tensor([7, 7, 9, 9])  # names of pairs, which no head has classes for
+    on = toy(tasks=("first",))
+    on = Problem(on.base, on.experts, on.probes, {"first": Examples.of([(x, pairs)])})
+    scorer = Scorer(on, "contrastive")
+    assert scorer.labels_used
+    found = scorer(at(0.5, -0.25))
+    rows = (x @ at(0.5, -0.25)()["weight"].T).numpy()
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    heights = np.exp(rows @ rows.T / 0.05)
+    np.fill_diagonal(heights, 0.0)
+    partner = [1, 0, 3, 2]
+    wanted = -np.mean([math.log(heights[i, partner[i]] / heights[i].sum()) for i in range(4)])
+    assert found.losses["first"] == pytest.approx(wanted, rel=1e-9)
+    assert found.shares == {}  # embeddings are no classes
+    sealed = Problem(on.base, on.experts, on.probes, on.batches, split="test", transductive=True)
+    with pytest.raises(DataError, match="labels of the test split are never used"):
+        Scorer(sealed, "contrastive")(at(0, 0))
+
+
+def test_an_objective_that_needs_what_is_not_there(monkeypatch):
+    from types import SimpleNamespace
+
+    from taskloom.learn.search import scorer
+
+    entry = SimpleNamespace(needs=("gradients", "labels"), function=None)
+    monkeypatch.setattr(scorer, "get", lambda kind, name: entry)
+    with pytest.raises(PlanError, match=r"the objective 'odd' needs gradients, which a fit does not"):
+        Scorer(toy(), "odd")
+
+
 def test_what_is_left_out_is_the_bases():
     assert Scorer(toy())(dict).losses == Scorer(toy())(at(0, 0)).losses
 

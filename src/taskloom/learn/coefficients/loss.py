@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taskloom.errors import DataError, PlanError
+from taskloom.errors import DataError
 from taskloom.learn.coefficients.blend import stored_names
-from taskloom.learn.problem import Problem, labels_for
+from taskloom.learn.needs import EXPERT, check_needs, classifies, given, uses_labels
+from taskloom.learn.problem import Problem
 from taskloom.registry import get
 
 #: task -> logits of its own expert, batch by batch
@@ -61,37 +62,27 @@ class Loss:
         """
         entry = get("objective", name)
         checked, function = entry.validate(dict(options)), entry.function
-        unknown = set(entry.needs) - {"labels", "pairs", "expert logits"}
-        if unknown:
-            raise PlanError(
-                f"the objective {name!r} needs {', '.join(sorted(unknown))}, which a fit does not have",
-                hint="Give it labels, pairs or expert logits",
-            )
+        check_needs(name, entry.needs)
         taught = {}
-        if "expert logits" in entry.needs:
+        if EXPERT in entry.needs:
             taught = {task: expert_logits(on, task, batches, why=name) for task in on.tasks}
-        return cls(on, name, entry.needs, lambda *given: function(*given, **checked), taught)
+        return cls(on, name, entry.needs, lambda *parts: function(*parts, **checked), taught)
 
     def __call__(self, task: str, place: int, logits: Tensor, labels: Tensor | None) -> Tensor:
         """Return the loss of a batch, by its place among the task's batches."""
-        given = [logits]
-        for need in self.needs:
-            if need == "expert logits":
-                given.append(self.taught[task][place].to(logits.dtype))
-            else:
-                classes = logits if need == "labels" else None
-                given.append(labels_for(self.on, task, labels, classes, why=self.name))
-        return self.function(*given)
+        expert = self.taught[task][place] if EXPERT in self.needs else None
+        more = given(self.on, task, self.needs, logits, labels, expert, why=self.name)
+        return self.function(logits, *more)
 
     @property
     def labelled(self) -> bool:
         """Whether labels are used."""
-        return bool({"labels", "pairs"} & set(self.needs))
+        return uses_labels(self.needs)
 
     @property
     def classifies(self) -> bool:
         """Whether the model's output is taken for logits of classes."""
-        return "pairs" not in self.needs
+        return classifies(self.needs)
 
 
 def expert_logits(on: Problem, task: str, batches: int, *, why: str) -> list[Tensor]:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
+from taskloom import __version__
 from taskloom.errors import PlanError
 from taskloom.learn.fitted import Fitted, Step
 from taskloom.learn.probe import Weights
@@ -66,7 +69,13 @@ def fit_by_search(
         extra = 0.0 if penalty is None else penalty(candidate)
         return preferred(wanted, losses) + extra
 
-    context = context_of(on, method=method, objective=scorer.described)
+    context = context_of(
+        on,
+        method=method,
+        objective=scorer.described,
+        own=dict(on.own) if scorer.compares else {},
+        versions=[__version__, str(torch.__version__)],
+    )
     with Journal(on.journal) as journal:
         found = search(
             proposer,

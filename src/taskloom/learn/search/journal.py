@@ -25,7 +25,7 @@ class Measured:
     losses
         By task; NaN or infinity where it has none.
     shares
-        By task: the share of the predictions that the commonest class has.
+        By task: the share of the predictions that the commonest class has; empty of embeddings.
     seconds
         What merging and running it took.
     """

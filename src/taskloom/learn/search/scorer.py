@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from taskloom.errors import PlanError, nearest
+from taskloom.learn.needs import EXPERT, check_needs, classifies, given, uses_labels
 from taskloom.learn.probe import Examples, Weights
-from taskloom.learn.problem import Problem, labels_for
+from taskloom.learn.problem import Problem
 from taskloom.learn.search.journal import Measured
 from taskloom.registry import get
 from taskloom.store.digest import tensor_digest
@@ -42,15 +43,17 @@ class Scorer:
     DataError
         Labels that are needed and not there, once weights are scored.
     PlanError
-        An objective that compares with a task's own expert, where a task has none.
+        An objective that compares with a task's own expert, where a task has none, or that needs
+        what a problem does not have.
     """
 
     def __init__(self, on: Problem, objective: str = ERROR, reduction: Reduction = "mean") -> None:
         self._on, self._name, self._reduction = on, objective, reduction
         entry = None if objective == ERROR else get("objective", objective)
         self._needs = ("labels",) if entry is None else entry.needs
+        check_needs(objective, self._needs)
         self._function: Callable[..., Tensor] = _error if entry is None else entry.function
-        if "expert logits" in self._needs:
+        if self.compares:
             for task in on.tasks:
                 if task not in on.own:
                     raise PlanError(
@@ -67,8 +70,13 @@ class Scorer:
 
     @property
     def labels_used(self) -> bool:
-        """Whether the objective looks at labels."""
-        return "labels" in self._needs
+        """Whether the objective looks at labels, of classes or of pairs."""
+        return uses_labels(self._needs)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the objective compares with each task's own expert."""
+        return EXPERT in self._needs
 
     def __call__(self, weights: Callable[[], Weights]) -> Measured:
         """Make the weights and run them on every task.
@@ -83,24 +91,23 @@ class Scorer:
         with torch.inference_mode():
             made = weights()
             for task, examples in self._on.batches.items():
-                losses[task], shares[task] = self._task(task, examples, made)
+                losses[task], share = self._task(task, examples, made)
+                if classifies(self._needs):
+                    shares[task] = share
         return Measured(losses, shares, time.perf_counter() - begun)
 
     def _task(self, task: str, examples: Examples, weights: Weights) -> tuple[float, float]:
         probe, taken, count = self._on.probes[task], 0.0, 0
-        own = self._own(task) if "expert logits" in self._needs else []
+        own = self._own(task) if self.compares else []
         inside = {
             name: weights[name].to(kept.dtype) for name, kept in probe.weights.items() if name in weights
         }
         seen: dict[int, int] = {}
         for number, (inputs, labels) in enumerate(examples):
             logits = probe.logits(inputs, inside)
-            given: list[Tensor] = []
-            if self.labels_used:
-                given.append(labels_for(self._on, task, labels, logits, why=f"{self._name!r}"))
-            if own:
-                given.append(own[number])
-            loss = float(self._function(logits, *given))
+            expert = own[number] if own else None
+            more = given(self._on, task, self._needs, logits, labels, expert, why=f"{self._name!r}")
+            loss = float(self._function(logits, *more))
             taken += loss * (len(logits) if self._reduction == "mean" else 1)
             count += len(logits)
             for guess in logits.argmax(-1).tolist():
