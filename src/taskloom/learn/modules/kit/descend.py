@@ -29,7 +29,7 @@ Build = Callable[[tuple[Step, ...]], FittedModule]
 
 
 class ModuleStopped(NumericalError):
-    """A loss that is not finite stopped a fit.
+    """A loss or a gradient that is not finite stopped a fit.
 
     Attributes
     ----------
@@ -136,7 +136,8 @@ def descend(
     Raises
     ------
     ModuleStopped
-        A loss that is not finite; it carries the module of the last step whose loss was.
+        A loss or a gradient that is not finite; it carries the module of the last step before which
+        both were.
     IntegrityError
         The state of an unfinished fit is damaged.
     """
@@ -169,21 +170,19 @@ def descend(
 
 
 def _stopped(name: str, error: _NotFiniteError, fit: _Fit, build: Build, fault: str) -> ModuleStopped:
-    """Return the error of a loss that is not finite, with the last good module; ``fault`` is why."""
+    """Return the error of what is not finite, with the last good module; ``fault`` is why."""
     step = len(fit.trace)
     fit.restore()
     hint = "Repair it, or leave it out" if fault else "Lower learning_rate, or check the task's inputs"
     if step > 1:
         hint += f"; the module of step {step - 1} is kept"
-    said = f"{name}: the loss of task {error.task!r} is {error.number} at step {step + 1}"
+    said = f"{name}: the {error} at step {step + 1}"
     module = _told(build(tuple(fit.trace)), fit)
     return ModuleStopped(f"{said}, and {fault}" if fault else said, module, hint=hint)
 
 
 class _NotFiniteError(Exception):
-    def __init__(self, task: str, number: float) -> None:
-        super().__init__(task)
-        self.task, self.number = task, number
+    """What is not finite, in words."""
 
 
 class _Fit:
@@ -216,8 +215,11 @@ class _Fit:
         for task, loss in losses(len(self.trace)):
             number = float(loss.detach())
             if not math.isfinite(number):
-                raise _NotFiniteError(task, number)
+                raise _NotFiniteError(f"loss of task {task!r} is {number}")
             loss.backward()  # type: ignore[no-untyped-call]
+            for key, tensor in self._parameters.items():
+                if tensor.grad is not None and not bool(tensor.grad.isfinite().all()):
+                    raise _NotFiniteError(f"gradient of task {task!r} by {key!r} holds NaN or infinity")
             values[f"loss {task}"] = values.get(f"loss {task}", 0.0) + number
             if not self._how.together:
                 self._optimiser.step()
