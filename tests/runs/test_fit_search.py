@@ -11,6 +11,7 @@ import taskloom
 from taskloom.cli.main import invoke
 from taskloom.errors import PlanError
 from taskloom.runs.fit import fit
+from taskloom.runs.fit_module import fit_by_name
 from taskloom.runs.plan import Limits
 from taskloom.store.open import open_checkpoint
 
@@ -76,6 +77,19 @@ def test_the_verb(base, named, capsys):
     assert "too small for one evaluation" in capsys.readouterr().err
 
 
-def test_what_only_searches_take(base, named):
-    with pytest.raises(PlanError, match="adamerging: unknown option 'prefer'"):
-        fit("adamerging", TASKS, base, named, **ALONE, preference={TASKS[0]: 1.0})
+def test_a_fit_by_gradient_weighs_the_tasks_too(base, named, cli):
+    words = ["fit", "adamerging", "--base", base, "--examples", 20, "--no-fine-tune"]
+    words += ["--set", "steps=1", "--set", "passes=1"]
+    words += [w for name, path in named.items() for w in ("--expert", f"{name}={path}")]
+    words += [w for task in TASKS for w in ("--task", task)]
+    status, out, err = cli(*words, "--prefer", f"{TASKS[0]}=3", "--prefer", f"{TASKS[1]}=1")
+    assert status == 0, err
+    assert f"preference: {TASKS[0]} 0.75, {TASKS[1]} 0.25" in out
+    status, _, err = cli(*words, "--prefer", "nothing=2")
+    assert status == 2
+    assert "the preference names 'nothing'" in err
+
+
+def test_a_module_weighs_no_tasks(base, named):
+    with pytest.raises(PlanError, match="surgery is no fit of a recipe, and has no preference"):
+        fit_by_name("surgery", TASKS, base, named, preference={TASKS[0]: 1.0})

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from taskloom.runs.judging import Margin
 
 #: what is told of the fit itself, where it has been said
-_SAID = ("evaluations", "modules", "not finite", "collapsed", "left out", "kept", "moved", "collapse")
+_SAID = (
+    "evaluations",
+    "modules",
+    "not finite",
+    "collapsed",
+    "left out",
+    "kept",
+    "moved",
+    "collapse",
+    "preference",
+)
 
 
 @options.verb(
@@ -43,7 +53,7 @@ _SAID = ("evaluations", "modules", "not finite", "collapsed", "left out", "kept"
     "preferences",
     multiple=True,
     metavar="TASK=WEIGHT",
-    help="Weight of a task in what a search makes smaller; repeat for each.",
+    help="Weight of a task in what is minimised, 0 if it is not named; repeat for each.",
 )
 @click.option("--evaluations", type=int, help="Budget of a search: merges that are tried.")
 @click.option("--minutes", type=float, help="Budget of a search: minutes of trying merges.")

@@ -110,7 +110,7 @@ def fit(
     picture
         PNG or SVG file of the loss and the coefficients by step.
     preference
-        Weight of each task in the loss, for methods that search (option ``prefer``).
+        Weight of each task in the loss (option ``prefer``); 0 for those that are not named.
     journal
         File in which methods that search keep what they measured, so that an interrupted fit is
         resumed by the same call; by default one in the cache that belongs to base, experts, tasks,

@@ -91,7 +91,7 @@ def fit_by_name(
     if method in modules:
         for searched in ("preference", "journal"):
             if given.pop(searched, None):
-                raise PlanError(f"{method} is no search, and has no {searched}", hint="Leave it out")
+                raise PlanError(f"{method} is no fit of a recipe, and has no {searched}", hint="Leave it out")
         return fit_on_merge(method, tasks, base, experts, merged=merged, **given).report
     recipes = [entry.name for entry in entries("fit")]
     if method not in recipes:

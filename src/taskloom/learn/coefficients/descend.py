@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from taskloom.learn.coefficients.vectors import TaskVectors
 from taskloom.learn.coefficients.watch import Watch
 from taskloom.learn.fitted import FitStopped, Fitted, Step
 from taskloom.learn.problem import TEST, Problem
+from taskloom.learn.search.scorer import check_preference
 
 #: how raw numbers become coefficients: as they are, clamped to [0, 1], or shares of a total
 Shape = Literal["free", "clamp", "shares"]
@@ -54,7 +55,8 @@ class Descent:
     penalty
         ``penalty[0]`` times the p-norm of the coefficients, p being ``penalty[1]``; None for none.
     weights
-        Factor of a task's loss; 1 where it is not named, negative to forget the task.
+        Factor of a task's loss; 1 where it is not named, negative to forget the task. A check on
+        validation weighs the tasks' accuracies by its size. See `weights_of`.
     skip
         Experts that take no part.
     trim
@@ -156,6 +158,46 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def weights_of(prefer: Mapping[str, float] | None, tasks: Sequence[str]) -> dict[str, float]:
+    """Return the factor of each task's loss that a preference stands for: 1 on average.
+
+    Empty where all tasks count alike. A task that a preference leaves out has the factor 0, as in a
+    search.
+
+    >>> weights_of({"a": 3, "b": 1}, ["a", "b"]), weights_of({"a": 0.1, "b": 0.1}, ["a", "b"])
+    ({'a': 1.5, 'b': 0.5}, {})
+
+    Raises
+    ------
+    PlanError
+        As `taskloom.learn.search.scorer.check_preference`.
+    """
+    wanted = check_preference(prefer or {}, tasks)
+    if len(set(wanted.values())) == 1:
+        return {}
+    return {task: weight * len(wanted) for task, weight in wanted.items()}
+
+
+def start_of(name: str, shape: Shape, start: float | None, *, otherwise: float, experts: int) -> float:
+    """Return where the coefficients of a method start: ``otherwise`` if nothing was asked for.
+
+    Shares of a total start equal, one K-th of it each, and take no other start.
+
+    Raises
+    ------
+    PlanError
+        A start was given for shares.
+    """
+    if shape != "shares":
+        return otherwise if start is None else start
+    if start is not None:
+        raise PlanError(
+            f"{name}: the start is {start:g}, but shares start equal, 1 / {experts} each",
+            hint="Leave start out, or take shape='free' or 'clamp'",
+        )
+    return 1 / experts
+
+
 def check(on: Problem, how: Descent, name: str) -> None:
     """Refuse what cannot be fitted before anything is read."""
     for task in how.weights:
@@ -169,6 +211,11 @@ def check(on: Problem, how: Descent, name: str) -> None:
         )
     if how.check_every is not None and not on.validation:
         raise PlanError(f"{name}: there are no validation examples to check with", hint="Give some")
+    if how.check_every is not None and not any(how.weights.get(task, 1.0) for task in on.validation):
+        raise PlanError(
+            f"{name}: no task with a weight has validation examples to check with",
+            hint="Prefer a task that has some, or do not check",
+        )
 
 
 class _Run:
@@ -300,7 +347,7 @@ class _Run:
             if not math.isfinite(value):
                 self._stop(number, f"the loss of task {task!r} is {value}", self._good)
             self._watch.see(number, task, logits.detach())
-            if loss.requires_grad:
+            if factor and loss.requires_grad:
                 (factor * loss).backward()  # type: ignore[no-untyped-call]
             total += value
         return total
@@ -319,7 +366,7 @@ class _Run:
         """Keep the table of now if validation says that it is the best."""
         table = self._table().detach()
         self._blend.build(table)
-        found = accuracy(self._on, self._blend)
+        found = accuracy(self._on, self._blend, self._how.weights)
         last = self._trace[-1]
         self._trace[-1] = Step(last.step, last.loss, last.seconds, {**last.values, "validation": found})
         if self._best is None or found > self._best[0]:
@@ -353,6 +400,11 @@ class _Run:
         if how.skip:
             said["left out"] = ", ".join(how.skip)
         if self._best is not None and not stopped:
+        if any(abs(factor) != 1 for factor in how.weights.values()):
+            parts = {
+                task: abs(how.weights.get(task, 1.0)) / len(self._on.tasks) for task in self._on.tasks
+            }
+            said["preference"] = ", ".join(f"{task} {part:.3g}" for task, part in parts.items())
             said["kept"] = f"step {self._best[1]}, validation accuracy {self._best[0]:.4f}"
         collapsed = self._watch.collapse()
         if collapsed:
@@ -378,11 +430,14 @@ def provenance(on: Problem, name: str) -> dict[str, str]:
     }
 
 
-def accuracy(on: Problem, blend: Blend) -> float:
-    """Return the mean over tasks of the share of validation examples that the model gets right."""
-    found = []
+def accuracy(on: Problem, blend: Blend, weights: Mapping[str, float]) -> float:
+    """Return the mean over tasks of the share of validation examples that the model gets right.
+
+    Tasks count by the size of their factor in ``weights``, 1 where there is none.
+    """
+    found, sizes = [], []
     for task, examples in on.validation.items():
-        weights, right, seen = blend.weights(task), 0, 0
+        merged, right, seen = blend.weights(task), 0, 0
         with torch.no_grad():
             for inputs, labels in examples:
                 if labels is None:
@@ -390,10 +445,11 @@ def accuracy(on: Problem, blend: Blend) -> float:
                         f"task {task!r}: expected labelled validation examples, found a batch without",
                         hint="Give labels, or do not check on validation",
                     )
-                right += int((on.probes[task].logits(inputs, weights).argmax(-1) == labels).sum())
+                right += int((on.probes[task].logits(inputs, merged).argmax(-1) == labels).sum())
                 seen += len(labels)
-        found.append(right / seen)
-    return sum(found) / len(found)
+        sizes.append(abs(weights.get(task, 1.0)))
+        found.append(sizes[-1] * (right / seen))
+    return sum(found) / sum(sizes)
 
 
 def share(step: int, steps: int, schedule: Schedule) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from taskloom.algebra.grouped import Per
-from taskloom.learn.coefficients.descend import Descent, Shape, descend
+from taskloom.learn.coefficients.descend import Descent, Shape, descend, start_of, weights_of
 from taskloom.learn.fitted import Fitted
 from taskloom.learn.problem import Problem
 from taskloom.registry import register
@@ -30,12 +30,13 @@ def adamerging(
     objective: str = "entropy",
     objective_options: Mapping[str, Any] | None = None,
     trim: Annotated[float, Field(gt=0, le=1)] | None = None,
-    start: float = 0.3,
+    start: float | None = None,
     shape: Shape = "clamp",
     rate: Annotated[float, Field(gt=0)] = 1e-3,
     steps: Annotated[int, Field(ge=1)] = 500,
     passes: Annotated[int, Field(ge=1)] = 2,
     parts: Annotated[int, Field(ge=1)] = 1,
+    prefer: Mapping[str, float] | None = None,
     check_every: Annotated[int, Field(ge=1)] | None = None,
     threads: Annotated[int, Field(ge=1)] | None = None,
     lean: bool = False,
@@ -62,17 +63,25 @@ def adamerging(
     trim
         Share of entries that TIES leaves; None takes the task vectors as they are.
     start
-        Of every coefficient.
+        Of every coefficient; 0.3 if None. Shares start equal.
     shape
         ``"clamp"`` to [0, 1], ``"free"``, or ``"shares"`` (softmax over the experts).
     rate, steps, passes
         Of Adam; optimiser steps; batches of every task for each step.
+    prefer
+        Weight of each task in the loss, by their ratio; one that is left out has none. All alike if
+        there is no preference.
     check_every
         Steps between checks on validation; the best coefficients are kept. None keeps the last.
     threads
         That stream task vectors; it changes no number.
     lean
         Keep no gradient of the model in memory; task vectors are read for every batch instead.
+
+    Raises
+    ------
+    PlanError
+        A start for shares; a preference for what is no task.
     """
     how = Descent(
         objective,
@@ -80,11 +89,12 @@ def adamerging(
         per=per,
         parts=parts,
         parts_seed=on.seed,
-        start=1 / len(on.names) if shape == "shares" else start,
+        start=start_of("adamerging", shape, start, otherwise=0.3, experts=len(on.names)),
         shape=shape,
         rate=rate,
         steps=steps,
         passes=passes,
+        weights=weights_of(prefer, on.tasks),
         trim=trim,
         check_every=check_every,
         threads=threads,

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from taskloom.algebra.grouped import Per
 from taskloom.errors import PlanError
-from taskloom.learn.coefficients.descend import Descent, Schedule, descend
+from taskloom.learn.coefficients.descend import Descent, Schedule, descend, weights_of
 from taskloom.learn.fitted import Fitted
 from taskloom.learn.problem import Problem
 from taskloom.registry import register
@@ -46,6 +46,7 @@ def atlas(
     norm: Annotated[float, Field(ge=1)] = 1.0,
     steps: Annotated[int, Field(ge=1)] = 200,
     passes: Annotated[int, Field(ge=1)] = 1,
+    prefer: Mapping[str, float] | None = None,
     check_every: Annotated[int, Field(ge=1)] | None = None,
     threads: Annotated[int, Field(ge=1)] | None = None,
     lean: bool = False,
@@ -87,6 +88,9 @@ def atlas(
         Factor and order of a norm of the coefficients that is added to the loss.
     steps, passes
         Optimiser steps, and batches of every task for each.
+    prefer
+        Weight of each task in the loss, by their ratio; one that is left out has none. All alike if
+        there is no preference.
     check_every
         Steps between checks on validation; the best coefficients are kept. None keeps the last.
     threads
@@ -97,12 +101,17 @@ def atlas(
     Raises
     ------
     PlanError
-        All experts are left out.
+        All experts are left out; a preference for what is no task, or for none that is kept.
     """
     alone = setting != "supervised" if leave_out_own is None else leave_out_own
     own = tuple(dict.fromkeys(on.own[task] for task in on.tasks if task in on.own)) if alone else ()
     if set(forget) >= set(on.tasks):
         raise PlanError("atlas: every task is to be forgotten", hint="Name a task that is to be kept")
+    weights = weights_of(prefer, on.tasks)
+    if weights and not any(weight for task, weight in weights.items() if task not in forget):
+        raise PlanError(
+            "atlas: the preference gives no weight to a task that is kept", hint="Prefer one of them too"
+        )
     where = per or ("block" if setting == "training" or (parts or 1) > 1 else "tensor")
     how = Descent(
         objective or ("pseudo_label" if setting == "unsupervised" else "cross_entropy"),
@@ -119,7 +128,7 @@ def atlas(
         steps=steps,
         passes=passes,
         penalty=(penalty, norm) if penalty else None,
-        weights=dict.fromkeys(forget, -1.0),
+        weights=weights | {task: -weights.get(task, 1.0) for task in forget},
         skip=own,
         check_every=check_every,
         threads=threads,

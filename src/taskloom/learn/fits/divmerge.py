@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from taskloom.algebra.grouped import Per
-from taskloom.learn.coefficients.descend import Descent, Shape, descend
+from taskloom.learn.coefficients.descend import Descent, Shape, descend, start_of, weights_of
 from taskloom.learn.fitted import Fitted
 from taskloom.learn.problem import Problem
 from taskloom.registry import register
@@ -33,6 +34,7 @@ def divmerge(
     steps: Annotated[int, Field(ge=1)] = 300,
     passes: Annotated[int, Field(ge=1)] = 1,
     parts: Annotated[int, Field(ge=1)] = 1,
+    prefer: Mapping[str, float] | None = None,
     check_every: Annotated[int, Field(ge=1)] | None = None,
     threads: Annotated[int, Field(ge=1)] | None = None,
     lean: bool = False,
@@ -53,15 +55,23 @@ def divmerge(
     divergence
         ``"js"``, ``"kl"`` from the expert's side, or ``"rkl"`` from the model's.
     start
-        Of every coefficient; 1 / K if None.
+        Of every coefficient; 1 / K if None. Shares start equal.
     shape, rate, steps, passes
         As in ``adamerging``.
+    prefer
+        Weight of each task in the loss, by their ratio; one that is left out has none. All alike if
+        there is no preference.
     check_every
         Steps between checks on validation; the best coefficients are kept. None keeps the last.
     threads
         That stream task vectors; it changes no number.
     lean
         Keep no gradient of the model in memory; task vectors are read for every batch instead.
+
+    Raises
+    ------
+    PlanError
+        A start for shares; a preference for what is no task.
     """
     how = Descent(
         "js_divergence",
@@ -69,11 +79,12 @@ def divmerge(
         per=per,
         parts=parts,
         parts_seed=on.seed,
-        start=1 / len(on.names) if start is None or shape == "shares" else start,
+        start=start_of("divmerge", shape, start, otherwise=1 / len(on.names), experts=len(on.names)),
         shape=shape,
         rate=rate,
         steps=steps,
         passes=passes,
+        weights=weights_of(prefer, on.tasks),
         check_every=check_every,
         threads=threads,
         lean=lean,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from taskloom.algebra.grouped import Per
-from taskloom.learn.coefficients.descend import Descent, Shape, descend
+from taskloom.learn.coefficients.descend import Descent, Shape, descend, start_of, weights_of
 from taskloom.learn.coefficients.optimiser import Kind
 from taskloom.learn.fitted import Fitted
 from taskloom.learn.problem import Problem
@@ -38,6 +38,7 @@ def self_positioning(
     steps: Annotated[int, Field(ge=1)] = 200,
     passes: Annotated[int, Field(ge=1)] = 1,
     parts: Annotated[int, Field(ge=1)] = 1,
+    prefer: Mapping[str, float] | None = None,
     check_every: Annotated[int, Field(ge=1)] | None = None,
     threads: Annotated[int, Field(ge=1)] | None = None,
     lean: bool = False,
@@ -45,8 +46,8 @@ def self_positioning(
     """Search one coefficient per expert by SGD on a small probe set that covers all tasks.
 
     ``min_c sum_t mean_{x in D_t} loss(theta_0 + sum_k c_k tau_k)``: every task weighs the same, however
-    many examples it has. For embedding models take the objective ``contrastive``, whose labels are the
-    pairs, and a model whose output is the embedding.
+    many examples it has, unless ``prefer`` says otherwise. For embedding models take the objective
+    ``contrastive``, whose labels are the pairs, and a model whose output is the embedding.
 
     Of the paper we could read the abstract and no code; start, rate and steps are ours. Summaries speak
     of a convex combination: that is ``shape="shares"``, ``total`` times a softmax.
@@ -60,15 +61,23 @@ def self_positioning(
     shape, total
         ``"free"``, ``"clamp"``, or ``"shares"`` that add up to ``total``.
     start
-        Of every coefficient; 1 / K if None.
+        Of every coefficient; 1 / K if None. Shares start equal.
     optimizer, rate, steps, passes
         Of the descent; batches of every task for each step.
+    prefer
+        Weight of each task in the loss, by their ratio; one that is left out has none. All alike if
+        there is no preference.
     check_every
         Steps between checks on validation; the best coefficients are kept. None keeps the last.
     threads
         That stream task vectors; it changes no number.
     lean
         Keep no gradient of the model in memory; task vectors are read for every batch instead.
+
+    Raises
+    ------
+    PlanError
+        A start for shares; a preference for what is no task.
     """
     how = Descent(
         objective,
@@ -76,13 +85,16 @@ def self_positioning(
         per=per,
         parts=parts,
         parts_seed=on.seed,
-        start=1 / len(on.names) if start is None or shape == "shares" else start,
+        start=start_of(
+            "self_positioning", shape, start, otherwise=1 / len(on.names), experts=len(on.names)
+        ),
         shape=shape,
         total=total,
         optimizer=optimizer,
         rate=rate,
         steps=steps,
         passes=passes,
+        weights=weights_of(prefer, on.tasks),
         check_every=check_every,
         threads=threads,
         lean=lean,
