@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from taskloom.errors import DataError, PlanError, UnknownName
 from taskloom.learn.coefficients.descend import Descent, descend
@@ -13,6 +14,8 @@ from taskloom.learn.coefficients.layout import Layout
 from taskloom.learn.coefficients.watch import Watch
 from taskloom.learn.fitted import FitStopped
 from taskloom.learn.probe import Examples, Probe
+from taskloom.learn.problem import Problem
+from taskloom.merging.api import merge
 from taskloom.store.memory import MemoryCheckpoint
 
 from ..toy import INPUTS, linear, toy
@@ -133,6 +136,46 @@ def test_a_watch_forgets_old_steps_and_needs_enough_to_judge():
     assert watch.collapse().startswith("task 'a': all 80 predictions of the last 20 steps are class 0")
     watch.see(25, "a", -logits)
     assert watch.collapse() == ""
+
+
+def leaning(fitted, checked):
+    """Two classes, by the sign of x0 under one expert, the first for all under the other."""
+    x = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]).repeat(10, 1)
+    sign, first = torch.tensor([0, 1]).repeat(10), torch.zeros(20, dtype=torch.int64)
+    labels = {"sign": sign, "first": first}
+    model = nn.Linear(2, 2, bias=False)
+    model.load_state_dict({"weight": torch.zeros(2, 2)})
+    taus = {"by sign": [[1.0, 0.0], [-1.0, 0.0]], "by one": [[0.0, 1.0], [0.0, -1.0]]}
+    return Problem(
+        MemoryCheckpoint({"weight": torch.zeros(2, 2)}),
+        {name: MemoryCheckpoint({"weight": torch.tensor(tau)}) for name, tau in taus.items()},
+        {"t": Probe.of_module(model)},
+        {"t": Examples.of([(x, labels[fitted])])},
+        validation={"t": Examples.of([(x, labels[checked])])},
+    )
+
+
+@pytest.mark.parametrize(
+    ("fitted", "checked", "start", "kept", "last"),
+    [
+        ("first", "sign", {"by sign": 1.0, "by one": 0.0}, False, True),
+        ("sign", "first", {"by sign": 0.2, "by one": 1.0}, True, False),
+    ],
+)
+def test_collapse_is_told_of_the_table_that_is_kept(fitted, checked, start, kept, last):
+    on = leaning(fitted, checked)
+    for every, wanted in ((1, kept), (None, last)):
+        how = Descent("cross_entropy", start=start, rate=0.2, steps=40, check_every=every)
+        found = descend(on, how, name="toy")
+        assert ("collapse" in found.said) == wanted
+        if every:
+            assert found.said["kept"] == "step 1, validation accuracy 1.0000"
+            weight = merge(on.base, on.experts, found.method, **found.options)["weight"]
+            ((x, _),) = on.batches["t"]
+            assert (len((x @ weight.T).argmax(1).unique()) == 1) == wanted
+        if every and wanted:
+            said = "task 't': all 20 predictions at the coefficients that are kept are class 0 of 2"
+            assert found.said["collapse"] == said
 
 
 def test_a_layout_is_told_as_options():

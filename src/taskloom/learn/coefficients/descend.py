@@ -23,7 +23,7 @@ from taskloom.learn.coefficients.loss import Loss
 from taskloom.learn.coefficients.optimiser import Kind, Optimiser
 from taskloom.learn.coefficients.unfinished import Stand, Unfinished
 from taskloom.learn.coefficients.vectors import TaskVectors
-from taskloom.learn.coefficients.watch import Watch
+from taskloom.learn.coefficients.watch import Watch, kept_watch
 from taskloom.learn.fitted import FitStopped, Fitted, Step
 from taskloom.learn.problem import TEST, Problem
 from taskloom.learn.search.scorer import check_preference
@@ -276,8 +276,11 @@ class _Run:
             if stand is not None:
                 unfinished.save(stand)
             raise
+        table = self._table().detach() if self._best is None else self._best[2]
+        if self._best is not None and self._loss.classifies:
+            self._watch = kept_watch(self._on, self._blend, table, how.passes)
         unfinished.end()
-        return self._table().detach() if self._best is None else self._best[2]
+        return table
 
     def _stand(self) -> Stand:
         """Return where the fit stands between two steps."""

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
-#: steps that are looked at, and the fewest predictions in them that say something
+from taskloom.learn.coefficients.blend import Blend
+from taskloom.learn.problem import Problem
+
+#: steps that are looked at, and the fewest predictions that say something
 _STEPS, _FEWEST = 20, 16
 
 
@@ -19,10 +24,12 @@ class Watch:
     ----------
     on
         False watches nothing: the outputs are no logits of classes.
+    when
+        What is watched, in words; the last steps if it is empty.
     """
 
-    def __init__(self, on: bool = True) -> None:
-        self._on = on
+    def __init__(self, on: bool = True, when: str = "") -> None:
+        self._on, self._when = on, when
         self._seen: dict[str, deque[tuple[int, Counter[int]]]] = {}
         self._classes: dict[str, int] = {}
 
@@ -67,8 +74,31 @@ class Watch:
             counts: Counter[int] = sum((each for _, each in window), Counter())
             if len(counts) == 1 and counts.total() >= _FEWEST and self._classes[task] > 1:
                 (number,) = counts
+                when = self._when or f"of the last {len(window)} steps"
                 told.append(
-                    f"task {task!r}: all {counts.total()} predictions of the last {len(window)} steps "
-                    f"are class {number} of {self._classes[task]}"
+                    f"task {task!r}: all {counts.total()} predictions {when} are class {number} of "
+                    f"{self._classes[task]}"
                 )
         return "; ".join(told)
+
+
+def kept_watch(on: Problem, blend: Blend, table: Tensor, passes: int) -> Watch:
+    """Return what a table predicts that an earlier step left and that is kept.
+
+    Parameters
+    ----------
+    blend
+        Is at the table when this returns.
+    table
+        Coefficients, ``(K, G, P)``.
+    passes
+        Batches of every task in a step; as many batches are looked at as in the last steps of a fit.
+    """
+    watch = Watch(when="at the coefficients that are kept")
+    blend.build(table)
+    with torch.no_grad():
+        for task, examples in on.batches.items():
+            weights = blend.weights(task)
+            for inputs, _ in islice(examples, _STEPS * passes):
+                watch.see(0, task, on.probes[task].logits(inputs, weights))
+    return watch
