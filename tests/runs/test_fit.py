@@ -62,6 +62,8 @@ def test_coefficients_are_learned_scored_written_and_verified(base, named, tmp_p
     taskloom.verify(tmp_path / "out", everything=True)
     record = json.loads((tmp_path / "out" / "taskloom.json").read_text())
     assert record["recipe"]["options"]["values"] == values
+    assert record["fit"]["transductive"] == "no"
+    assert "transductive" not in (tmp_path / "out" / "README.md").read_text()
     kept = json.loads((tmp_path / "fit.json").read_text())
     assert len(kept["trace"]) == 4
     assert kept["options"]["values"] == values
@@ -108,13 +110,19 @@ def test_every_method_runs_on_real_models(base, named, method, options):
     assert found.path is None
 
 
-def test_test_inputs_are_seen_without_labels_and_only_if_asked_for(base, named):
+def test_test_inputs_are_seen_without_labels_and_only_if_asked_for(base, named, tmp_path):
     more = {"options": QUICK, **ALONE}
     for half in ({"split": "test"}, {"transductive": True}):
         with pytest.raises(PlanError, match=r"has seen what it will be scored on, and both must be"):
             fit("adamerging", TASKS, base, named, **half, **more)
-    found = fit("adamerging", TASKS, base, named, split="test", transductive=True, **more)
-    assert found.fitted.said["transductive"].startswith("yes: inputs of the test split")
+    out = tmp_path / "out"
+    found = fit("adamerging", TASKS, base, named, split="test", transductive=True, output=out, **more)
+    seen = "yes: inputs of the test split of digits_parity, digits_mod3, no labels"
+    assert found.fitted.said["transductive"] == seen
+    assert json.loads((out / "taskloom.json").read_text())["fit"] == dict(found.fitted.said)
+    card = (out / "README.md").read_text()
+    assert f"The fit was transductive ({seen}). A score on that split is not one on unseen" in card
+    taskloom.verify(out, everything=True)
     with pytest.raises(taskloom.TaskloomError, match="labels of the test split are never used"):
         fit("atlas", TASKS, base, named, split="test", transductive=True, **ALONE)
 

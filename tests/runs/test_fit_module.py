@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 
@@ -9,11 +10,12 @@ import pytest
 
 import taskloom
 from taskloom.cli.main import invoke
-from taskloom.errors import CheckpointError, OutputError, PlanError, UnknownName
+from taskloom.errors import CheckpointError, IntegrityError, OutputError, PlanError, UnknownName
 from taskloom.learn.modules.kit.artefact import open_fitted
 from taskloom.learn.modules.kit.opening import open_module
 from taskloom.models.build import init_encoder
 from taskloom.models.encoder import Encoder
+from taskloom.models.head import Head
 from taskloom.runs.fit_module import fit_on_merge
 from taskloom.runs.plan import Limits
 from taskloom.store.open import open_checkpoint
@@ -47,6 +49,52 @@ def test_surgery_on_the_average(base, named, tmp_path):
     assert opened.tasks == tuple(TASKS)
     assert opened.fitted.digest() == found.module.digest()
     assert temporaries(tmp_path) == []
+
+
+def test_that_test_inputs_were_seen_is_told_and_written(base, named, tmp_path, cli):
+    words = ["fit", "surgery", "--base", base, "--no-fine-tune", "--set", "steps=2"]
+    words += [w for name, path in named.items() for w in ("--expert", f"{name}={path}")]
+    words += ["--task", TASKS[0], "--own", f"{TASKS[0]}=parity", "--labels", 16]
+    status, out, err = cli(*words, "-o", tmp_path / "seen", "--transductive")
+    assert status == 0, err
+    seen = f"yes: inputs of the test split of {TASKS[0]}, no labels"
+    assert f"transductive: {seen}" in out
+    assert open_fitted(tmp_path / "seen").said["transductive"] == seen
+    assert f"The fit was transductive ({seen})" in (tmp_path / "seen" / "README.md").read_text()
+    status, out, err = cli(*words, "-o", tmp_path / "unseen")
+    assert status == 0, err
+    assert "transductive" not in out
+    assert open_fitted(tmp_path / "unseen").said["transductive"] == "no"
+    assert "transductive" not in (tmp_path / "unseen" / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("sealed")
+def test_the_folder_of_a_module_appears_whole(base, named, tmp_path, monkeypatch):
+    """Heads and card are there with the rest or not at all, and no part of its bytes."""
+    out, options = tmp_path / "out", {"steps": 1, "rank": 4}
+    more = {"own": OWN, "options": options, **ALONE}
+    found = fit_on_merge("surgery", TASKS, base, named, output=out, **more)
+    table = json.loads((out / "module.json").read_text())
+    assert table["guard"]["reason"] == found.report.verdict.reason
+    present = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert present == {"module.json", *table["files"], *table["card"]}
+    assert set(table["card"]) == {"README.md", *(f"heads/{task}.safetensors" for task in TASKS)}
+    for name, told in {**table["files"], **table["card"]}.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == told["sha256"]
+    assert (out / "README.md").read_text().startswith("# out\n\n## Why this model\n")
+    assert open_fitted(out).bytes_stored == found.module.bytes_stored
+    (out / "heads" / f"{TASKS[0]}.safetensors").write_bytes(b"other")
+    with pytest.raises(IntegrityError, match=r"digits_parity\.safetensors is not what was written"):
+        open_fitted(out)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Head, "save", full)
+    with pytest.raises(OutputError, match="full"):
+        fit_on_merge("surgery", TASKS, base, named, output=tmp_path / "none", **more)
+    assert not (tmp_path / "none").exists()
+    assert not temporaries(tmp_path)
 
 
 @pytest.mark.usefixtures("sealed")

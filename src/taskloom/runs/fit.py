@@ -189,9 +189,12 @@ def fit(
         raise _kept(error, output or trace) from None
 
     def write(place: str | Path) -> Path | str:
-        return write_recipe(
+        where = write_recipe(
             pool, fitted.method, fitted.options, place, overwrite=overwrite, progress=progress
         )
+        if Path(where).is_dir():
+            tell(where, contest, fitted.said)
+        return where
 
     return reported(opened, contest, fitted, outputs, write)
 
@@ -211,12 +214,16 @@ def reported(
     outputs: Outputs,
     write: Callable[[str | Path], Path | str],
 ) -> FitReport:
-    """Write the winner if that was asked for, ``write`` being how the result is, and report."""
+    """Write the winner if that was asked for, and report.
+
+    Parameters
+    ----------
+    write
+        Writes the result with its heads and what the guard found.
+    """
     verdict, where = contest.verdict, None
     if outputs.model is not None and verdict.winner == FITTED:
         where = write(outputs.model)
-        if Path(where).is_dir():
-            tell(where, contest)
     elif outputs.model is not None:
         where = contest.write(verdict.winner, outputs.model, overwrite=outputs.overwrite)
     return FitReport(

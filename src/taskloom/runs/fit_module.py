@@ -26,7 +26,7 @@ from taskloom.registry import entries, get
 from taskloom.runs.candidates import read_all
 from taskloom.runs.desk import Sources
 from taskloom.runs.fit import FitReport, fit, reported, save_way
-from taskloom.runs.guarding import guard_composition
+from taskloom.runs.guarding import guard_composition, plain, tell_beside
 from taskloom.runs.judging import Mode, check_mode
 from taskloom.runs.opening import FITTED, Outputs, Split, open_fit
 from taskloom.runs.plan import Limits
@@ -91,7 +91,9 @@ def fit_by_name(
     if method in modules:
         for searched in ("preference", "journal"):
             if given.pop(searched, None):
-                raise PlanError(f"{method} is no fit of a recipe, and has no {searched}", hint="Leave it out")
+                raise PlanError(
+                    f"{method} is no fit of a recipe, and has no {searched}", hint="Leave it out"
+                )
         return fit_on_merge(method, tasks, base, experts, merged=merged, **given).report
     recipes = [entry.name for entry in entries("fit")]
     if method not in recipes:
@@ -201,10 +203,16 @@ def fit_on_merge(
         tasks=[task for task in opened.tasks if task in fitted.layout["tasks"]],
         progress=progress,
     )
-    report = reported(
-        opened, contest, told, outputs, lambda place: fitted.save(place, overwrite=overwrite)
-    )
-    return ModuleReport(fitted, report)
+
+    def write(place: str | Path) -> Path:
+        return fitted.save(
+            place,
+            overwrite=overwrite,
+            card=lambda folder: tell_beside(folder, contest, fitted.said, title=Path(place).name),
+            record={"guard": plain(contest.verdict)},
+        )
+
+    return ModuleReport(fitted, reported(opened, contest, told, outputs, write))
 
 
 def _kept(error: ModuleStopped, output: str | Path | None) -> ModuleStopped:

@@ -195,24 +195,26 @@ def plain(verdict: Guarded) -> dict[str, Any]:
     return {**asdict(verdict), "scores": {n: [asdict(s) for s in r] for n, r in verdict.scores.items()}}
 
 
-def tell(folder: str | Path, contest: Contest) -> None:
+def tell(folder: str | Path, contest: Contest, said: Mapping[str, str] | None = None) -> None:
     """Add to a composition that was written its heads, and what the guard found.
 
     The reason goes into the model card ``README.md`` and, with all numbers, under ``guard`` into
     ``taskloom.json``, whose list of files is brought up to date, so that ``taskloom verify`` knows them.
+
+    Parameters
+    ----------
+    said
+        What a fit says of itself: under ``fit`` into ``taskloom.json``; whether it has seen test inputs
+        into the card as well.
 
     Raises
     ------
     OutputError
         A file cannot be written.
     """
-    place, verdict = Path(folder), contest.verdict
-    for shots in contest.dealt.final.tasks.values():
-        shots.head.save(place)
+    place = Path(folder)
     card, note = place / "README.md", place / NOTE
-    before = card.read_text(encoding="utf-8") if card.is_file() else f"# {place.name}\n"
-    with atomic_file(card) as temporary:
-        temporary.write_text(before.rstrip("\n") + "\n" + _section(verdict), encoding="utf-8")
+    tell_beside(place, contest, said)
     if note.is_file():
         record = json.loads(note.read_text(encoding="utf-8"))
         added = [card, *(place / "heads").glob("*.safetensors")]
@@ -226,7 +228,40 @@ def tell(folder: str | Path, contest: Contest) -> None:
         listed = record.get("outputs", {})
         if "files" in listed:
             listed["files"] = dict(sorted({**listed["files"], **sizes}.items()))
-        write_json(note, record | {"guard": plain(verdict)})
+        record |= {"guard": plain(contest.verdict)}
+        write_json(note, record | ({} if said is None else {"fit": dict(said)}))
+
+
+def tell_beside(
+    place: Path, contest: Contest, said: Mapping[str, str] | None = None, *, title: str = ""
+) -> None:
+    """Write the heads and the model card into a folder; `tell` without the record.
+
+    Parameters
+    ----------
+    said
+        What a fit says of itself.
+    title
+        Of a card that is not there yet; the folder's name if there is none.
+    """
+    for shots in contest.dealt.final.tasks.values():
+        shots.head.save(place)
+    card = place / "README.md"
+    before = card.read_text(encoding="utf-8") if card.is_file() else f"# {title or place.name}\n"
+    text = before.rstrip("\n") + "\n" + _seen(said or {}) + _section(contest.verdict)
+    with atomic_file(card) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _seen(said: Mapping[str, str]) -> str:
+    """Return the card's words on test inputs that a fit has seen; none if it has seen none."""
+    seen = said.get("transductive", "no")
+    if seen == "no":
+        return ""
+    return (
+        f"\n## What it has seen\n\nThe fit was transductive ({seen}). A score on that split is not one "
+        "on unseen inputs.\n"
+    )
 
 
 def _section(verdict: Guarded) -> str:

@@ -400,14 +400,14 @@ class _Run:
         }
         if self._resumed:
             said["resumed"] = f"after step {', '.join(map(str, self._resumed))}"
-        if how.skip:
-            said["left out"] = ", ".join(how.skip)
-        if self._best is not None and not stopped:
         if any(abs(factor) != 1 for factor in how.weights.values()):
             parts = {
                 task: abs(how.weights.get(task, 1.0)) / len(self._on.tasks) for task in self._on.tasks
             }
             said["preference"] = ", ".join(f"{task} {part:.3g}" for task, part in parts.items())
+        if how.skip:
+            said["left out"] = ", ".join(how.skip)
+        if self._best is not None and not stopped:
             said["kept"] = f"step {self._best[1]}, validation accuracy {self._best[0]:.4f}"
         collapsed = self._watch.collapse()
         if collapsed:
@@ -420,17 +420,25 @@ class _Run:
 def provenance(on: Problem, name: str) -> dict[str, str]:
     """Return what every fit says of what it saw."""
     counts = ", ".join(f"{task} {examples.count}" for task, examples in on.batches.items())
-    seen = f"yes: inputs of the test split of {', '.join(on.tasks)}, no labels"
     return {
         "fit": name,
         "experts": ", ".join(on.names),
         "examples": counts,
         "split": on.split,
-        "transductive": seen if on.split == TEST else "no",
+        "transductive": transductive(on),
         "seed": str(on.seed),
         "taskloom": __version__,
         "torch": str(torch.__version__),
     }
+
+
+def transductive(on: Problem) -> str:
+    """Return whether a fit sees what it may be scored on: ``"no"``, or what of it."""
+    return (
+        f"yes: inputs of the test split of {', '.join(on.tasks)}, no labels"
+        if on.split == TEST
+        else "no"
+    )
 
 
 def accuracy(on: Problem, blend: Blend, weights: Mapping[str, float]) -> float:

@@ -76,8 +76,26 @@ class FittedModule:
             for name, t in self.tensors.items()
         )
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        card: Callable[[Path], None] | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> Path:
         """Write the folder, whole or not at all.
+
+        Parameters
+        ----------
+        path
+            The folder.
+        overwrite
+            Replace one that exists.
+        card
+            Writes what is about the module but no part of it into the folder, such as a model card.
+        record
+            More for ``module.json``, JSON types only.
 
         Raises
         ------
@@ -90,15 +108,12 @@ class FittedModule:
             write_safetensors(folder / WEIGHTS, infos, pairs, {"format": "pt", "module": self.kind})
             if self.beside is not None:
                 self.beside(folder)
-            files = {
-                each.relative_to(folder).as_posix(): {
-                    "bytes": each.stat().st_size,
-                    "sha256": file_digest(each),
-                }
-                for each in sorted(folder.rglob("*"))
-                if each.is_file()
-            }
+            parts = _listed(folder)
+            if card is not None:
+                card(folder)
+            files = _listed(folder)
             table = {
+                **(record or {}),
                 "format": FORMAT,
                 "kind": self.kind,
                 "layout": self.layout,
@@ -106,11 +121,24 @@ class FittedModule:
                 "said": self.said,
                 "trace": [asdict(step) for step in self.trace],
                 "digest": self.digest(),
-                "files": files,
+                "files": {name: each for name, each in files.items() if name in parts},
+                "card": {name: each for name, each in files.items() if name not in parts},
                 "version": __version__,
             }
             write_json(folder / MODULE, table)
         return Path(path)
+
+
+def _listed(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return size and digest of every file in a folder, by its path there."""
+    return {
+        each.relative_to(folder).as_posix(): {
+            "bytes": each.stat().st_size,
+            "sha256": file_digest(each),
+        }
+        for each in sorted(folder.rglob("*"))
+        if each.is_file()
+    }
 
 
 def open_fitted(source: FittedModule | str | os.PathLike[str]) -> FittedModule:
@@ -131,7 +159,7 @@ def open_fitted(source: FittedModule | str | os.PathLike[str]) -> FittedModule:
         return source
     folder = Path(source)
     table = _read(folder)
-    for name, known in table["files"].items():
+    for name, known in {**table["files"], **table.get("card", {})}.items():
         path = folder / name
         if not path.is_file() or file_digest(path) != known["sha256"]:
             raise IntegrityError(

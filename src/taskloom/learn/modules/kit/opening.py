@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 
 from taskloom import __version__
 from taskloom.errors import PlanError, nearest
+from taskloom.learn.coefficients.descend import transductive
 from taskloom.learn.modules.kit.artefact import FittedModule, open_fitted
 from taskloom.learn.modules.kit.descend import ModuleStopped
 from taskloom.learn.modules.kit.hooks import attached
@@ -65,7 +66,8 @@ def fit_module(name: str, on: Problem, merged: Source | None = None, **options: 
     def told(fitted: FittedModule) -> FittedModule:
         said = {
             "labels": "used" if "labels" in entry.needs else "not used",
-            "split": on.split + (" (transductive)" if on.transductive else ""),
+            "split": on.split,
+            "transductive": transductive(on),
             "examples": ", ".join(f"{task} {on.batches[task].count}" for task in on.tasks),
             "merged": under.label,
             "merged_digest": under.digest(),
