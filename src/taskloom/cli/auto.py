@@ -87,8 +87,8 @@ def command(
 
     Base, the most promising experts, their average, fine-tunes, merges and fits climb by successive
     halving: everything on a few examples, the best third on three times as many. What is left is held
-    against base, best expert, average and fine-tune on examples that chose nothing; the winner is
-    written with its head, and a report. Give the same words again to go on after an interruption.
+    against base, experts, average and fine-tune on examples that chose nothing; the winner is written
+    with its head, and a report. Give the same words again to go on after an interruption.
     """
     from taskloom.runs.plan import Limits
 

@@ -196,8 +196,8 @@ def judge(
     if mode == "warn" and winner != composition:
         reason = f"{reason}; {composition} is handed over all the same, since the guard only warns"
         winner = composition
-    for name, why in (absent or {}).items():
-        reason = f"{reason}; {name} was not tried: {why}"
+    for why, names in by_reason(absent or {}).items():
+        reason = f"{reason}; {names} not tried: {why}"
     return Guarded(
         winner=winner,
         kind=kinds[winner],
@@ -213,6 +213,21 @@ def judge(
         reason=reason,
         absent=dict(absent or {}),
     )
+
+
+def by_reason(absent: Mapping[str, str]) -> dict[str, str]:
+    """Return why rivals are absent -> who, with the verb.
+
+    >>> by_reason({"a": "it failed", "b": "no time", "c": "no time", "d": "no time"})
+    {'it failed': 'a was', 'no time': 'b, c and d were'}
+    """
+    found: dict[str, list[str]] = {}
+    for name, why in absent.items():
+        found.setdefault(why, []).append(name)
+    return {
+        why: f"{names[0]} was" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} were"
+        for why, names in found.items()
+    }
 
 
 def check_mode(mode: str) -> None:

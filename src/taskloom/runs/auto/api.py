@@ -26,7 +26,14 @@ from taskloom.runs.auto.handing import hand_winner
 from taskloom.runs.auto.ladder import ETA
 from taskloom.runs.auto.looking import calibrate, left_out, look
 from taskloom.runs.auto.page import write_page
-from taskloom.runs.auto.portfolio import Wishes, check_methods, check_names, portfolio
+from taskloom.runs.auto.portfolio import (
+    Member,
+    Wishes,
+    check_methods,
+    check_names,
+    portfolio,
+    rivals,
+)
 from taskloom.runs.auto.purse import Clock, Purse
 from taskloom.runs.auto.report import AutoReport, Point, Row
 from taskloom.runs.auto.trials import Trial
@@ -65,8 +72,8 @@ def auto(
     Experts are ranked on few examples; then a portfolio (base, experts, average, fine-tunes, merges,
     fits; see ``docs/auto.md`` for the list and its order) climbs by successive halving: everything on a
     small share of the examples, the best third on three times as much. What is left is held against
-    base, best expert, average and fine-tune on examples that chose nothing, and the winner, which may be
-    any of these, is written with its head. The test split is opened once, after that.
+    base, experts, average and fine-tune on examples that chose nothing, and the winner, which may be any
+    of these, is written with its head. The test split is opened once, after that.
 
     Costs are measured while running, and the time that is left decides the rungs and who is tried on
     them. These choices are written down in the run folder, as is everything that was measured: the
@@ -181,12 +188,13 @@ def _run(
     calibrate(bench, purse, costs)
     ranked, unseen = look(bench, purse, costs)
     members = portfolio(bench.pool, ranked, wishes)
+    late = rivals(bench.pool, ranked, members, wishes)
     climbed = Climb(bench, purse, costs, members, progress, eta).run()
-    checked = check(bench, purse, costs, climbed, guard)
-    by_name = {member.name: member for member in members}
+    checked = check(bench, purse, costs, climbed, guard, late)
+    by_name = {member.name: member for member in (*members, *late)}
     final, tested = look_at_test(bench, purse, costs, checked, by_name, climbed.share)
     ground, task = bench.ground, bench.ground.data.task
-    told = sentence(checked, tested, members, task.name)
+    told = sentence(checked, tested, [*members, *late], task.name)
     model = hand_winner(
         bench, final, tested, folder, source=target, arguments=arguments, headline=told,
         reason=checked.reason,
@@ -208,7 +216,7 @@ def _run(
         reached=climbed.reached,
         ranked=tuple(ranked),
         unseen=tuple(unseen),
-        rows=_rows(climbed, checked),
+        rows=_rows(climbed, late, checked),
         winner=checked.winner,
         title=by_name[checked.winner].title,
         reason=checked.reason,
@@ -260,7 +268,7 @@ def _sizes(bench: Workbench) -> dict[str, int]:
     return {**fit, **chosen, "test": ground.data.n_test}
 
 
-def _rows(climbed: Climbed, checked: Checked) -> tuple[Row, ...]:
+def _rows(climbed: Climbed, late: Sequence[Member], checked: Checked) -> tuple[Row, ...]:
     found = []
     for each in climbed.tried:
         member, trial = each.member, checked.trials.get(each.member.name)
@@ -276,6 +284,12 @@ def _rows(climbed: Climbed, checked: Checked) -> tuple[Row, ...]:
                 said,
             )
         )
+    for member in late:
+        name, trial = member.name, checked.trials.get(member.name)
+        point = None if trial is None else _point(trial)
+        why = checked.absent.get(name, "only in the check")
+        said = {} if trial is None else trial.said
+        found.append(Row(name, member.kind, member.title, (), point, why, said))
     return tuple(found)
 
 

@@ -51,19 +51,31 @@ class Costs:
         made
             Whether it has been tried on that share.
         """
-        ground, tested = self.ground, float(self.ground.data.n_test)
+        return self.check(member, share, made=made) + self.hand(member, share)
+
+    def check(self, member: Member, share: float, *, made: bool) -> float:
+        """Return seconds of the guard's check of a member; ``made`` as in `finish`."""
+        ground = self.ground
         sittings = ground.last(share)
         if ground.regime == "cross-validation":
             if not member.learns:
-                return self.predict(member, rows_of(sittings) + tested)
-            final = len(ground.final(share))
-            trained = self._learning(member, sittings, share) + member.work(share, final) + final
-            return self.predict(member, trained) + self.pace * tested
+                return self.predict(member, rows_of(sittings))
+            return self.predict(member, self._learning(member, sittings, share))
         seen, judged = len(sittings[0].seen), len(sittings[0].judged)
         if made or not member.learns:
-            return self._once(member) + self.pace * (judged + tested + (0 if made else seen))
-        trained = member.work(share, seen) + seen + judged
-        return self.predict(member, trained) + self.pace * tested
+            return self._once(member) + self.pace * (judged + (0 if made else seen))
+        return self.predict(member, member.work(share, seen) + seen + judged)
+
+    def hand(self, member: Member, share: float) -> float:
+        """Return seconds of making a member that was checked anew, where it must be, and of its test.
+
+        Of few labels what learns is fitted on all of them in the end.
+        """
+        tested = self.pace * self.ground.data.n_test
+        if self.ground.regime == "cross-validation" and member.learns:
+            final = len(self.ground.final(share))
+            return self.predict(member, member.work(share, final) + final) + tested
+        return tested
 
     def predict(self, member: Member, examples: float) -> float:
         """Return seconds for running so many examples of a member."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,13 @@ from taskloom.runs.auto.surety import surety_lead
 from taskloom.runs.auto.trials import Trial, attempt, read_trial
 from taskloom.runs.auto.workbench import Lot, Workbench
 from taskloom.runs.candidates import Candidate
-from taskloom.runs.judging import SIMPLER, Guarded, Judged, Kind, Mode, judge
+from taskloom.runs.judging import SIMPLER, Guarded, Judged, Kind, Mode, by_reason, judge
 from taskloom.runs.targets import gain_interval
 
 #: rung of the check
 CHECK = -1
+#: kinds of which every one is judged while there is time
+RIVALS: tuple[Kind, ...] = ("base", "expert", "merge", "fine-tune")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Checked:
         The guard's, of labels; None without.
     winner, reason
         Who is handed over, and why in one sentence.
+    absent
+        Rivals that were not judged -> why not.
     """
 
     trials: Mapping[str, Trial]
@@ -48,6 +52,7 @@ class Checked:
     verdict: Guarded | None
     winner: str
     reason: str
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,19 +72,35 @@ class Tested:
     gain: tuple[float, float, float] | None
 
 
-def check(bench: Workbench, purse: Purse, costs: Costs, climbed: Climbed, mode: Mode) -> Checked:
-    """Judge the best of the climb against base, best expert, average and fine-tune.
+def check(
+    bench: Workbench,
+    purse: Purse,
+    costs: Costs,
+    climbed: Climbed,
+    mode: Mode,
+    rivals: Sequence[Member] = (),
+) -> Checked:
+    """Judge the best of the climb against base, experts, average and fine-tune.
 
     The base, the best single model and the best that the climb found are judged whatever the time;
-    others while there is time, and those that are not are named with the reason.
+    others while there is time, those of the climb before ``rivals``, and of these the cheap ones first.
+    Rivals that are not judged are named with the reason.
+
+    Parameters
+    ----------
+    rivals
+        Single models that did not climb.
     """
-    members = {each.member.name: each for each in climbed.tried}
+    late = sorted(rivals, key=lambda member: costs.finish(member, climbed.share, made=False))
+    members = {each.member.name: each for each in (*climbed.tried, *map(Tried, late))}
     must, maybe = _field(climbed)
+    maybe += [member.name for member in late]
     absent: dict[str, str] = {}
     trials: dict[str, Trial] = {}
     for name in [*must, *maybe]:
         each = members[name]
-        if name in maybe and not _enough(bench, purse, costs, each, len(trials), climbed.share):
+        done = [members[checked].member for checked in trials]
+        if name in maybe and not _enough(bench, purse, costs, each, done, climbed.share):
             absent[name] = "there was no time left for it"
             continue
         step = purse.pay(
@@ -90,9 +111,9 @@ def check(bench: Workbench, purse: Purse, costs: Costs, climbed: Climbed, mode: 
             absent[name] = f"it failed: {step['failed']}"
             continue
         trials[name] = read_trial(bench, each.member, CHECK, climbed.share, step)
-    for name in (AVERAGE, TUNED):
-        if name in members and name not in [*must, *maybe]:
-            absent[name] = members[name].dropped
+    for name, each in members.items():
+        if each.member.kind in RIVALS and name not in trials and name not in absent:
+            absent[name] = each.dropped
     kinds = _kinds(trials, members, climbed)
     if bench.ground.regime == "unlabeled":
         return _unlabeled(bench, trials, kinds, mode, absent)
@@ -104,7 +125,8 @@ def check(bench: Workbench, purse: Purse, costs: Costs, climbed: Climbed, mode: 
         {name: trial.guesses for name, trial in trials.items()},
     )
     if len(kinds) == 1:
-        return Checked(trials, kinds, None, BASE, "the base is all that there was time to check")
+        reason = "the base is all that there was time to check"
+        return Checked(trials, kinds, None, BASE, reason, absent)
     verdict = judge(
         [judged],
         kinds,
@@ -114,7 +136,7 @@ def check(bench: Workbench, purse: Purse, costs: Costs, climbed: Climbed, mode: 
         seed=bench.ground.seed,
         absent=absent,
     )
-    return Checked(trials, kinds, verdict, verdict.winner, verdict.reason)
+    return Checked(trials, kinds, verdict, verdict.winner, verdict.reason, absent)
 
 
 def _field(climbed: Climbed) -> tuple[list[str], list[str]]:
@@ -130,11 +152,15 @@ def _field(climbed: Climbed) -> tuple[list[str], list[str]]:
     return list(must), [name for name in dict.fromkeys(maybe) if name in known - set(must)]
 
 
-def _enough(bench: Workbench, purse: Purse, costs: Costs, each: Tried, done: int, share: float) -> bool:
+def _enough(
+    bench: Workbench, purse: Purse, costs: Costs, each: Tried, done: Sequence[Member], share: float
+) -> bool:
+    """Tell whether there is time to check a rival, and then to hand over whoever is the dearest."""
     made = bool(each.trials) and each.trials[-1].share == share
-    needed = costs.finish(each.member, share, made=made)
+    dearest = max(costs.hand(member, share) for member in [each.member, *done])
     tests = 2 * costs.pace * bench.ground.data.n_test
-    return purse.choose(["check", each.member.name, done], lambda: bool(needed + tests <= purse.left))
+    needed = costs.check(each.member, share, made=made) + dearest + tests
+    return purse.choose(["check", each.member.name, len(done)], lambda: bool(needed <= purse.left))
 
 
 def _checked(bench: Workbench, member: Member, share: float) -> dict[str, Any]:
@@ -184,9 +210,9 @@ def _unlabeled(
     if taken != best:
         reason += f", and the surest, {best}, leads by {lead:.4f} only (95 % {low:+.4f} to {high:+.4f})"
     reason += "; whether it is right more often was not measured, since no labels were used"
-    for name, why in absent.items():
-        reason += f"; {name} was not checked: {why}"
-    return Checked(trials, kinds, None, taken, reason)
+    for why, names in by_reason(absent).items():
+        reason += f"; {names} not checked: {why}"
+    return Checked(trials, kinds, None, taken, reason, absent)
 
 
 def finish(bench: Workbench, member: Member, share: float = 1.0) -> Final:

@@ -218,6 +218,25 @@ def portfolio(pool: Pool, ranked: Sequence[str], wishes: Wishes) -> list[Member]
     return found
 
 
+def rivals(pool: Pool, ranked: Sequence[str], members: Sequence[Member], wishes: Wishes) -> list[Member]:
+    """Return single models that are no members, and that the check holds a composition against.
+
+    The other experts, as they rank, those that were not looked at last; with labels the base's
+    fine-tune.
+
+    Parameters
+    ----------
+    members
+        The portfolio.
+    """
+    known = {member.name for member in members}
+    names = dict.fromkeys([*ranked, *pool.names])
+    found = [_expert(pool, name) for name in names if name not in known]
+    if wishes.have == "labels" and TUNED not in known:
+        found.append(_tuning(pool, TUNED, "fine-tune", None))
+    return found
+
+
 def _check_wishes(found: Sequence[Member], pool: Pool, wishes: Wishes) -> None:
     """Refuse a method that was named and cannot be tried with what there is."""
     tried = {member.method for member in found}
@@ -244,20 +263,17 @@ def _average(name: str, kind: Kind, title: str, pool: Pool, wishes: Wishes) -> M
 def _tunings(pool: Pool, top: Sequence[str], wishes: Wishes) -> list[Member]:
     if wishes.have != "labels" or not wishes.wants(TUNED):
         return []
+    first = [_tuning(pool, TUNED_BEST, "composition", name) for name in top[:1]]
+    return [_tuning(pool, TUNED, "fine-tune", None), *first]
 
+
+def _tuning(pool: Pool, name: str, kind: Kind, start: str | None) -> Member:
     def work(share: float, seen: int) -> float:
         return tuning_steps(seen) * share * min(TUNING_BATCH, seen) * BACKWARD + seen
 
-    def member(name: str, kind: Kind, title: str, start: str | None) -> Member:
-        expert = None if start is None else pool.expert(start)
-        make = by_tuning(name, title, expert)
-        return Member(name, kind, title, TUNED, make, learns=True, work=work)
-
-    found = [member(TUNED, "fine-tune", "Base fine-tuned on the target", None)]
-    if top:
-        title = f"Expert {top[0]} fine-tuned on the target"
-        found.append(member(TUNED_BEST, "composition", title, top[0]))
-    return found
+    title = f"{'Base' if start is None else f'Expert {start}'} fine-tuned on the target"
+    make = by_tuning(name, title, None if start is None else pool.expert(start))
+    return Member(name, kind, title, TUNED, make, learns=True, work=work)
 
 
 def _fittings(pool: Pool, few: Pool, wishes: Wishes) -> list[Member]:

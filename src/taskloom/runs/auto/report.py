@@ -27,14 +27,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """One member of the portfolio.
+    """One member of the portfolio, or a rival that was in the check alone.
 
     Attributes
     ----------
     name, kind, title
         Of the member.
     points
-        Rung by rung; none if there was no time to try it.
+        Rung by rung; none if there was no time to try it, or if it was no member.
     check
         On the examples that chose nothing; None if it was not among those that were checked.
     why
@@ -81,7 +81,7 @@ class AutoReport:
     ranked, unseen
         Experts by the first look; those that there was no time to look at.
     rows
-        Everything in the portfolio, in its order.
+        Everything in the portfolio, in its order; then rivals that are no members.
     winner, title
         What is handed over.
     reason

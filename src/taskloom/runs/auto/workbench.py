@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taskloom import __version__
 from taskloom.learn.head import ABSENT_BIAS
 from taskloom.learn.probe import Batch
 from taskloom.learn.probe import Examples as Batches
@@ -62,12 +63,15 @@ class Workbench:
 
     @cached_property
     def digest(self) -> str:
-        """Identifies base, experts, encoder and target."""
+        """Identifies base, experts, encoder, target and the version of what works on them.
+
+        The versions of packages that compute numbers are in every key of the workspace already.
+        """
         encoder = self.desk.reader.encoder.digest()
         head = None if self.ground.head is None else self.ground.head.digest()
         options = self.desk.reader.options.model_dump(mode="json")
         given = [self.ground.data.digest, self.ground.regime, head, options, self.ground.seed, self.tune]
-        return canonical_digest([pool_digest(self.pool), encoder, given])
+        return canonical_digest([__version__, pool_digest(self.pool), encoder, given])
 
     @property
     def workspace(self) -> Workspace:
