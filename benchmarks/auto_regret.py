@@ -1,8 +1,8 @@
 """What taskloom auto picks, and how far that is from the best choice in hindsight.
 
-For every target that no expert of the pool was trained on: everything in the portfolio is made on all
-that may be seen and scored on the test split, which nobody could do beforehand; then auto chooses under
-each budget. Regret is the test score of the best of them minus that of what auto handed over. The
+For every target that no expert of the pool was trained on: everything in the portfolio, and every other
+expert, is made on all that may be seen and scored on the test split, which nobody could do beforehand;
+then auto chooses under each budget. Regret is the test score of the best of them minus that of what auto handed over. The
 regrets of fixed rules (always the base, always a fine-tune, ...) are beside it.
 
     python benchmarks/auto_regret.py          # text suite: four targets, 64 and all labels, 5 and 20 min
@@ -29,7 +29,7 @@ from taskloom.runs.auto.costs import Costs
 from taskloom.runs.auto.ending import finish
 from taskloom.runs.auto.ground import lay
 from taskloom.runs.auto.looking import calibrate, look
-from taskloom.runs.auto.portfolio import Wishes, portfolio
+from taskloom.runs.auto.portfolio import Wishes, portfolio, rivals
 from taskloom.runs.auto.purse import Purse
 from taskloom.runs.auto.workbench import Workbench
 from taskloom.runs.claims.run import machine
@@ -115,7 +115,7 @@ def hindsight(
     folder: Path,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Score everything in the portfolio on test, made on all that may be seen."""
+    """Score on test all that auto could hand over, made on all that may be seen."""
     desk = open_desk(base, seed=seed, progress=progress, options=evaluation)
     pool = open_pool(desk.reader.encoder.directory, list(experts.values()), names=list(experts))
     data, _ = load_target(target, labels, limits, seed, progress)
@@ -128,7 +128,9 @@ def hindsight(
         costs = Costs(bench.ground)
         calibrate(bench, purse, costs)
         ranked, _ = look(bench, purse, costs)
-        members = portfolio(pool, ranked, Wishes("labels", seed=seed))
+        wishes = Wishes("labels", seed=seed)
+        members = portfolio(pool, ranked, wishes)
+        members += rivals(pool, ranked, members, wishes)
         finals = {}
         for number, member in enumerate(members):
             finals[member.name] = finish(bench, member)
@@ -322,8 +324,8 @@ at most {limits["train"]} examples of training, {limits["validation"]} of valida
 
 ![Regret of auto and of fixed rules by target](img/{PICTURE.name})
 
-**Best in hindsight**: every member of the portfolio is made on all that may be seen, at any price, and
-the one with the highest score on the test split is taken. The highest of many scores is partly luck, so
+**Best in hindsight**: every member of the portfolio, and every other expert, is made on all that may be
+seen, at any price, and the one with the highest score on the test split is taken. The highest of many scores is partly luck, so
 that its distance is more than what a perfect choice could have gained. **Regret** is that distance in
 points.
 
