@@ -2,8 +2,8 @@
 
 For every target that no expert of the pool was trained on: everything in the portfolio, and every other
 expert, is made on all that may be seen and scored on the test split, which nobody could do beforehand;
-then auto chooses under each budget. Regret is the test score of the best of them minus that of what auto handed over. The
-regrets of fixed rules (always the base, always a fine-tune, ...) are beside it.
+then auto chooses under each budget. Regret is the test score of the best of them minus that of what auto
+handed over. The regrets of fixed rules (always the base, always a fine-tune, ...) are beside it.
 
     python benchmarks/auto_regret.py          # text suite: four targets, 64 and all labels, 5 and 20 min
     python benchmarks/auto_regret.py --page   # docs/regret.md and its picture, of what is measured
@@ -325,9 +325,9 @@ at most {limits["train"]} examples of training, {limits["validation"]} of valida
 ![Regret of auto and of fixed rules by target](img/{PICTURE.name})
 
 **Best in hindsight**: every member of the portfolio, and every other expert, is made on all that may be
-seen, at any price, and the one with the highest score on the test split is taken. The highest of many scores is partly luck, so
-that its distance is more than what a perfect choice could have gained. **Regret** is that distance in
-points.
+seen, at any price, and the one with the highest score on the test split is taken. The highest of many
+scores is partly luck, so that its distance is more than what a perfect choice could have gained.
+**Regret** is that distance in points.
 
 | rule | mean regret | largest | n |
 |---|---|---|---|
