@@ -96,6 +96,12 @@ def test_the_sentence():
     assert told.endswith("fine-tune was not tried: it was not asked for")
 
 
+def test_a_caution_is_told_with_the_reason():
+    plain = judge([judged(rights(fitted=21))], KINDS).reason
+    told = judge([judged(rights(fitted=21))], KINDS, caution="experts may have seen this").reason
+    assert told == f"{plain}; experts may have seen this"
+
+
 def test_few_labels_keep_the_base_where_the_lead_may_be_luck():
     """Right where the base is wrong three times, and wrong where it is right twice: a lead of 1/40."""
     each = judged(rights())

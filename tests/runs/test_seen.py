@@ -15,7 +15,7 @@ from taskloom.progress import silent
 from taskloom.runs.desk import open_desk
 from taskloom.runs.plan import Limits
 from taskloom.runs.seen import FEW, FOLDS, deal, drawn, few_shot
-from taskloom.store.pool import open_pool
+from taskloom.store.pool import Pool, open_pool
 
 from .conftest import MICRO
 
@@ -131,3 +131,21 @@ def test_drawing_keeps_the_shares_of_the_classes():
     assert drawn(labels, 100, 0, task="t").all()
     with pytest.raises(DataError, match="task 't': 2 examples cannot have one of each of the 3 classes"):
         drawn(labels, 2, 0, task="t")
+
+
+def test_an_expert_that_may_have_seen_what_is_judged_is_told(at):
+    desk, pool = at
+    other = pool.experts[0]
+    few = [desk.load(task, Limits(), labels=30) for task in TASKS]
+    many = [desk.load(task, Limits(train=60, validation=40)) for task in TASKS]
+    strangers = Pool(pool.base, (replace(other, name="one", task=None),))
+    named = Pool(pool.base, (replace(other, name=TASKS[0], task=None),))
+    trained = Pool(pool.base, (replace(other, name="one", task=TASKS[0]),))
+    for own in (named, trained):
+        told = deal(desk, own, few).caution(TASKS)
+        assert told.startswith(
+            f"the experts of {TASKS[0]} may have been trained on labels that are judged"
+        )
+        assert deal(desk, own, few).caution([TASKS[1]]) == ""
+        assert deal(desk, own, many).caution(TASKS) == ""
+    assert deal(desk, strangers, few).caution(TASKS) == ""

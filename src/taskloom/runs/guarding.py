@@ -183,6 +183,7 @@ def guard_composition(
         folds=dealt.folds,
         seed=final.desk.seed,
         absent={} if tuned else {TUNED: "it was not asked for"},
+        caution=dealt.caution(judged),
     )
     rivals = {name: each.load for name, each in fixed.items()}
     if options is not None:

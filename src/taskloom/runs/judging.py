@@ -128,6 +128,7 @@ def judge(
     folds: int = 0,
     seed: int = 0,
     absent: Mapping[str, str] | None = None,
+    caution: str = "",
 ) -> Guarded:
     """Decide on held-out predictions who is handed over.
 
@@ -150,6 +151,8 @@ def judge(
         See `Guarded`.
     seed
         Of the bootstraps.
+    caution
+        What a reader of the reason must know besides.
 
     Raises
     ------
@@ -198,6 +201,8 @@ def judge(
         winner = composition
     for why, names in by_reason(absent or {}).items():
         reason = f"{reason}; {names} not tried: {why}"
+    if caution:
+        reason = f"{reason}; {caution}"
     return Guarded(
         winner=winner,
         kind=kinds[winner],

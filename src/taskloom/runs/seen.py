@@ -204,6 +204,27 @@ class Deal:
         """How many folds there are; 0 for a validation split."""
         return len(self.held) if self.folded else 0
 
+    def caution(self, tasks: Sequence[str]) -> str:
+        """Return what flatters experts of tasks that are judged on folds; empty where nothing does.
+
+        Folds of few labels hold training examples, and an expert of the task may have been trained on
+        those very ones. A validation split was trained on by nobody.
+
+        Parameters
+        ----------
+        tasks
+            Those that are judged.
+        """
+        experts = self.final.pool.experts
+        known = {e.name for e in experts} | {e.task for e in experts}
+        own = [task for task in tasks if task in known]
+        if not own or not self.folded:
+            return ""
+        return (
+            f"the experts of {', '.join(own)} may have been trained on labels that are judged here, "
+            "which flatters them and whatever is made of them against the fine-tune"
+        )
+
 
 def few_shot(tasks: Sequence[TaskData]) -> bool:
     """Tell whether a task has fewer than `FEW` labels a class on average, both splits together."""
