@@ -49,7 +49,7 @@ def made(name, folder):
     on = problem()
     if name == "tinting":
         return on, None
-    if name == "surgery":  # other inputs say which epoch is kept
+    if name in ("surgery", "surgery_v2"):  # other inputs say which epoch is kept
         others = {task: Examples.of([(inputs(9, seed=k), None)]) for k, task in enumerate(on.tasks)}
         return replace(on, validation=others), averaged(on)
     if name == "twin_router":

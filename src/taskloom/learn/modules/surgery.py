@@ -18,6 +18,7 @@ from taskloom.learn.modules.kit.descend import Beyond, Descent, descend
 from taskloom.learn.modules.kit.ending import Ending
 from taskloom.learn.modules.kit.hooks import Edit, Pass
 from taskloom.learn.modules.kit.low_rank_map import down_and_up, subtract
+from taskloom.learn.modules.kit.nearest import Nearest
 from taskloom.learn.modules.kit.plug import Plug
 from taskloom.learn.modules.kit.sources import batch_at, batches_of, keyed, teacher_of, weights_for
 from taskloom.learn.problem import Problem
@@ -30,8 +31,8 @@ from taskloom.store.checkpoint import Checkpoint
     paper="Yang et al., Representation Surgery for multi-task model merging, ICML 2024",
     needs=("unlabeled",),
     partly={
-        "Surgery (Representation Surgery)": "it raises every merge of a small made-up pool; no "
-        "measurement on real experts yet"
+        "Surgery (Representation Surgery)": "it raises every merge of a small made-up pool; on real "
+        "experts docs/learned.md has it on the average alone, of one seed"
     },
 )
 def surgery(
@@ -82,7 +83,12 @@ def surgery(
     unseen = {
         task: feature_pairs(on, merged, task, held=True)[0] for task in on.tasks if task in on.validation
     }
-    best = _Best(parameters, unseen, {task: len(pairs[task]) for task in on.tasks})
+    best = Nearest(
+        parameters,
+        {task: [f"{task}/{name}" for name in ("down", "up")] for task in unseen},
+        {task: len(pairs[task]) for task in unseen},
+        lambda task: _distance(unseen[task], parameters, task),
+    )
 
     def losses(step: int) -> Any:
         for task in on.tasks:
@@ -106,64 +112,16 @@ def surgery(
     return descend(parameters, losses, build, how, name="surgery", on=on, watch=best.watch, beyond=more)
 
 
-class _Best:
-    """The maps that come nearest to the experts on inputs that are not fitted on, task by task."""
-
-    def __init__(
-        self,
-        parameters: Mapping[str, Tensor],
-        unseen: Mapping[str, list[tuple[Tensor, Tensor]]],
-        epochs: Mapping[str, int],
-    ) -> None:
-        self._parameters, self._unseen, self._epochs = parameters, unseen, epochs
-        self._kept: dict[str, Tensor] = {}
-        self._found: dict[str, tuple[int, float]] = {}
-        for task in unseen:
-            self._consider(task, 0)
-
-    def watch(self, done: int) -> None:
-        """Look at the tasks of which an epoch has ended."""
-        for task in self._unseen:
-            if done % self._epochs[task] == 0:
-                self._consider(task, done)
-
-    def _consider(self, task: str, done: int) -> None:
-        found = _distance(self._unseen[task], self._parameters, task)
-        if task not in self._found or found < self._found[task][1]:
-            self._found[task] = done, found
-            for name in ("down", "up"):
-                key = f"{task}/{name}"
-                self._kept[key] = self._parameters[key].detach().clone()
-
-    def put_back(self) -> None:
-        """Make the best maps the ones that there are."""
-        with torch.no_grad():
-            for key, tensor in self._kept.items():
-                self._parameters[key].copy_(tensor)
-
-    def told(self) -> dict[str, str]:
-        """Say what is kept."""
-        return {
-            f"kept {task}": f"step {step}, distance {value:.6g} on validation inputs"
-            for task, (step, value) in self._found.items()
-        }
-
-    def save(self) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
-        """Return what an interrupted fit needs."""
-        return self._kept, {task: list(found) for task, found in self._found.items()}
-
-    def resume(self, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
-        """Take it back."""
-        self._kept = dict(tensors)
-        self._found = {task: (int(step), float(value)) for task, (step, value) in told.items()}
-
-
 def feature_pairs(
     on: Problem, merged: Checkpoint, task: str, *, held: bool = False
 ) -> tuple[list[tuple[Tensor, Tensor]], Ending]:
     """Return the final features of the merged model and of the task's own expert, batch by batch.
 
     Of the inputs that are fitted on; of validation's with ``held``.
+
+    Returns
+    -------
+    Pairs (merged, expert) of ``(B, d)`` each, float32, and where they were taken.
 
     Raises
     ------
@@ -193,6 +151,17 @@ def feature_pairs(
 def corrected(tensors: Mapping[str, Tensor], key: str, z: Tensor) -> Tensor:
     """Return a feature less what the map of a key makes of it.
 
+    Parameters
+    ----------
+    tensors
+        ``KEY/down`` ``(r, d)`` and ``KEY/up`` ``(d, r)``.
+    z
+        ``(..., d)``: ``(B, d)`` of a final feature, ``(B, T, d)`` of tokens.
+
+    Returns
+    -------
+    Of the shape and dtype of ``z``.
+
     Raises
     ------
     PlanError
@@ -208,7 +177,7 @@ def corrected(tensors: Mapping[str, Tensor], key: str, z: Tensor) -> Tensor:
 
 
 def _distance(pairs: list[tuple[Tensor, Tensor]], parameters: Mapping[str, Tensor], task: str) -> float:
-    """Mean absolute difference to the expert's features over all examples."""
+    """Mean absolute difference to the expert's features over all examples; pairs of ``(B, d)``."""
     with torch.no_grad():
         total = sum(float((corrected(parameters, task, z) - w).abs().sum()) for z, w in pairs)
     return total / sum(w.numel() for _, w in pairs)
@@ -227,7 +196,22 @@ def final_edits(tensors: Mapping[str, Tensor], places: Mapping[str, str], task: 
 def final_feature(
     tensors: Mapping[str, Tensor], places: Mapping[str, str], z: Tensor, task: str
 ) -> Tensor:
-    """Return corrected pooled features; as they are where the correction is inside the model."""
+    """Return corrected pooled features ``(B, d)``; as they are where the correction is in the model.
+
+    Parameters
+    ----------
+    tensors
+        ``TASK/down`` ``(r, d)`` and ``TASK/up`` ``(d, r)``.
+    places
+        Task -> where its final feature is, ``pooled`` or a module that reads it.
+    z
+        ``(B, d)``.
+
+    Raises
+    ------
+    PlanError
+        The features have another width than the map.
+    """
     return corrected(tensors, task, z) if places[task] == "pooled" else z
 
 

@@ -14,10 +14,11 @@ from torch.nn.functional import l1_loss
 from taskloom.errors import NumericalError
 from taskloom.learn.fitted import Step
 from taskloom.learn.modules.kit.artefact import FittedModule
-from taskloom.learn.modules.kit.descend import Descent, descend
+from taskloom.learn.modules.kit.descend import Beyond, Descent, descend
 from taskloom.learn.modules.kit.ending import Ending
 from taskloom.learn.modules.kit.hooks import Edit, Pass, token_mean
 from taskloom.learn.modules.kit.low_rank_map import down_and_up
+from taskloom.learn.modules.kit.nearest import Nearest
 from taskloom.learn.modules.kit.places import blocks_of
 from taskloom.learn.modules.kit.plug import Plug
 from taskloom.learn.modules.kit.sources import batch_at, batches_of, keyed, teacher_of, weights_for
@@ -29,6 +30,10 @@ from taskloom.store.checkpoint import Checkpoint
 
 #: the place after all blocks
 FINAL = "final"
+#: the two matrices of a map
+MAP = ("down", "up")
+#: inputs of a batch, and the expert's features of them: (B, d) after every block and at the end
+Pair = tuple[Any, list[Tensor]]
 
 
 @register(
@@ -58,6 +63,11 @@ def surgery_v2(
     leaves out do not count. It takes rank 4 for ViT-L. The expert's features are computed once.
     ``steps`` counts batches per task, in released code 500 times two.
 
+    Paper and code fit on the test inputs themselves. On a few hundred others the maps learn them by
+    heart, as those of `surgery` do: if there are validation examples, the numbers of the epoch with the
+    smallest distance on their inputs are kept, task by task, those of the start among them; their labels
+    are not used.
+
     Parameters
     ----------
     rank
@@ -70,41 +80,62 @@ def surgery_v2(
         Names of the blocks, a regular expression; the longest list of modules if None.
     """
     parameters: dict[str, Tensor] = {}
-    wanted: dict[str, list[list[Tensor]]] = {}
+    pairs: dict[str, list[Pair]] = {}
+    unseen: dict[str, list[Pair]] = {}
     endings: dict[str, Ending] = {}
     places: dict[str, list[str]] = {}
     under: dict[str, Weights] = {}
-    kept = {task: [given for given, _ in batches_of(on, task)] for task in on.tasks}
-    for task, inputs in kept.items():
+    for task in on.tasks:
+        inputs = [given for given, _ in batches_of(on, task)]
         probe = on.probes[task]
         ending = endings[task] = Ending.of(probe, inputs[0])
         places[task] = [name for name in blocks_of(probe.module, blocks) if name != ending.place]
         expert, under[task] = weights_for(probe, teacher_of(on, task)), weights_for(probe, merged)
-        wanted[task] = [_features(ending, expert, given, places[task]) for given in inputs]
-        for place, feature in zip((*places[task], FINAL), wanted[task][0], strict=True):
+        pairs[task] = [(given, _features(ending, expert, given, places[task])) for given in inputs]
+        if task in on.validation:
+            held = [given for given, _ in on.validation[task]]
+            unseen[task] = [(given, _features(ending, expert, given, places[task])) for given in held]
+        for place, feature in zip((*places[task], FINAL), pairs[task][0][1], strict=True):
             generator = keyed(on.seed, "surgery", task, place)
             maps = down_and_up(feature.shape[-1], rank, generator)
-            for name, matrix in zip(("down", "up"), maps, strict=True):
+            for name, matrix in zip(MAP, maps, strict=True):
                 parameters[f"{task}/{place}/{name}"] = matrix.requires_grad_()
 
-    def loss(task: str, number: int, inputs: Any) -> Tensor:
+    def loss(task: str, pair: Pair) -> Tensor:
+        inputs, wanted = pair
         found = _corrected_features(endings[task], under[task], inputs, places[task], parameters, task)
-        pairs = zip(found, wanted[task][number], strict=True)
-        return torch.stack([l1_loss(one, other) for one, other in pairs]).sum()
+        both = zip(found, wanted, strict=True)
+        return torch.stack([l1_loss(one, other) for one, other in both]).sum()
 
     def losses(step: int) -> Any:
         for task in on.tasks:
-            number = batch_at(on.seed, task, len(kept[task]), step)
-            yield task, loss(task, number, kept[task][number])
+            yield task, loss(task, pairs[task][batch_at(on.seed, task, len(pairs[task]), step)])
 
     def distance(task: str) -> float:
         with torch.no_grad():
-            found = [float(loss(task, n, given)) for n, given in enumerate(kept[task])]
+            found = [float(loss(task, pair)) for pair in pairs[task]]
         return sum(found) / len(found)
 
+    def distance_unseen(task: str) -> float:
+        """Mean over validation inputs; a batch counts by its examples."""
+        counts = [len(wanted[-1]) for _, wanted in unseen[task]]
+        with torch.no_grad():
+            total = sum(n * float(loss(task, p)) for n, p in zip(counts, unseen[task], strict=True))
+        return total / sum(counts)
+
+    best = Nearest(
+        parameters,
+        {
+            task: [f"{task}/{place}/{name}" for place in (*places[task], FINAL) for name in MAP]
+            for task in unseen
+        },
+        {task: len(pairs[task]) for task in unseen},
+        distance_unseen,
+    )
     start = {task: distance(task) for task in on.tasks}
 
     def build(trace: tuple[Step, ...]) -> FittedModule:
+        best.put_back()
         end = {task: distance(task) for task in on.tasks}
         return FittedModule(
             "surgery_v2",
@@ -115,11 +146,15 @@ def surgery_v2(
                 "places": {task: ending.where for task, ending in endings.items()},
             },
             trace=trace,
-            said={f"distance {task}": f"{start[task]:.6g} -> {end[task]:.6g}" for task in on.tasks},
+            said={f"distance {task}": f"{start[task]:.6g} -> {end[task]:.6g}" for task in on.tasks}
+            | best.told(),
         )
 
     how = Descent(steps, learning_rate, together=False)
-    return descend(parameters, losses, build, how, name="surgery_v2", on=on)
+    more = Beyond(best.save, best.resume)
+    return descend(
+        parameters, losses, build, how, name="surgery_v2", on=on, watch=best.watch, beyond=more
+    )
 
 
 def block_edits(tensors: Mapping[str, Tensor], places: Mapping[str, list[str]], task: str) -> list[Edit]:
@@ -135,7 +170,7 @@ def block_edits(tensors: Mapping[str, Tensor], places: Mapping[str, list[str]], 
 
 
 def _features(ending: Ending, weights: Weights, inputs: Any, places: list[str]) -> list[Tensor]:
-    """Return what a model computes, uncorrected: token means after every block, and the end."""
+    """Return what a model computes, uncorrected: token means after every block, and the end, (B, d)."""
     seen: dict[str, Tensor] = {}
     with torch.no_grad():
         final, _ = ending.run(weights, inputs, edits=[_record(place, seen) for place in places])
@@ -180,9 +215,7 @@ def plug(fitted: FittedModule) -> Plug:
     """Return the module, ready for a model."""
     tensors, layout = fitted.tensors, fitted.layout
     ends = {
-        f"{task}/{name}": tensors[f"{task}/{FINAL}/{name}"]
-        for task in layout["tasks"]
-        for name in ("down", "up")
+        f"{task}/{name}": tensors[f"{task}/{FINAL}/{name}"] for task in layout["tasks"] for name in MAP
     }
 
     def edits(task: str) -> list[Edit]:

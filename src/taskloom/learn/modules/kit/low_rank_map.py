@@ -20,7 +20,14 @@ def down_and_up(width: int, rank: int, generator: torch.Generator) -> tuple[Tens
 
 
 def subtract(feature: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """Return ``z - W_up ReLU(W_down z)`` over the last axis.
+    """Return ``z - W_up ReLU(W_down z)`` over the last axis, in the shape of ``z``.
+
+    Parameters
+    ----------
+    feature
+        z, ``(..., d)``.
+    down, up
+        W_down ``(r, d)`` and W_up ``(d, r)``, in the dtype of z.
 
     >>> z = torch.tensor([1.0, -2.0])
     >>> subtract(z, torch.tensor([[0.5, 0.0]]), torch.tensor([[0.2], [0.4]]))
