@@ -136,6 +136,39 @@ def test_clamped_coefficients_stay_in_the_unit_interval():
     assert float(free.min()) < 0 or float(free.max()) > 1
 
 
+def saying(task, answer):
+    """A pool in which the task's expert says one class whatever it sees."""
+    on = problem()
+    base, experts = states(on)
+    experts[f"{task} expert"]["classifier.bias"] = base["classifier.bias"].clone()
+    experts[f"{task} expert"]["classifier.bias"][answer] += 50.0
+    return problem(experts=experts)
+
+
+def test_collapse_is_told_of_the_tasks_that_collapsed():
+    on = saying("mood", 2)
+    fitted = fit_module("tinting", on, epochs=2)
+    assert fitted.said["collapsed"] == "mood"
+    base, experts = states(on)
+    table, groups = fitted.tensors["coefficients"], fitted.layout["groups"]
+    made = mixed(base, experts, {n: table[:, groups.index(n), 0].float() for n in base})
+    for task in on.tasks:  # restated: the merge under the task's head, on what it was fitted on
+        made |= {
+            f"classifier.{leaf}": fitted.tensors[f"head/{task}/{leaf}"] for leaf in ("weight", "bias")
+        }
+        classes = {int(c) for x, _ in on.batches[task] for c in runs(Deep(), made, x).argmax(1)}
+        assert (len(classes) == 1) == (task == "mood")
+    assert "collapsed" not in fit_module("tinting", problem(), epochs=2).said
+
+
+def test_lent_memory_has_the_base_again_and_changes_no_number():
+    net = Deep()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    lent = fit_module("tinting", problem(net=net, borrow=True), epochs=3)
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    assert lent.digest() == fit_module("tinting", problem(), epochs=3).digest()
+
+
 def test_bad_input():
     on = problem()
     with pytest.raises(PlanError, match="cannot sit on"):
@@ -147,3 +180,4 @@ def test_bad_input():
         with pytest.raises(ModuleStopped, match=r"the loss of task '\w+' is nan at step 1") as stopped:
             fit_module("tinting", problem(batches=broken), confident=confident)
         assert float(stopped.value.fitted.tensors["coefficients"].max()) == 0.3
+        assert "collapsed" not in stopped.value.fitted.said  # NaN predicts nothing

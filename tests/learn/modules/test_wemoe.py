@@ -155,6 +155,9 @@ def test_collapse_is_told():
     on = problem(net=net)
     _, _, merged = arithmetic(on)
     assert fit_module("wemoe", on, merged, steps=0, mlp=FC).said["collapsed"] == "mood, topic"
+    on = problem()
+    said = fit_module("wemoe", on, arithmetic(on)[2], steps=0, mlp=FC).said
+    assert "collapsed" not in said  # what is not so is not said
 
 
 def test_where_the_mlps_of_transformers_are():

@@ -19,6 +19,7 @@ from taskloom.learn.coefficients.layout import Layout
 from taskloom.learn.coefficients.vectors import TaskVectors
 from taskloom.learn.fitted import Step
 from taskloom.learn.modules.kit.artefact import FittedModule
+from taskloom.learn.modules.kit.collapse import told_collapse
 from taskloom.learn.modules.kit.descend import Descent, descend
 from taskloom.learn.modules.kit.ending import Ending, Top
 from taskloom.learn.modules.kit.hooks import Edit, Pass
@@ -38,7 +39,8 @@ Told = tuple[Tensor, Tensor]
     needs=("unlabeled",),
     partly={
         "Model Tinting": "coefficients and heads are trained together, on all inputs or chosen by "
-        "confidence; the comparison with AdaMerging and Surgery is not measured"
+        "confidence; docs/learned.md compares the former with AdaMerging and Surgery, of one seed; the "
+        "latter is not measured"
     },
 )
 def tinting(
@@ -104,13 +106,21 @@ def tinting(
     def table() -> Tensor:
         return raw.clamp(0, 1) if clamp else raw
 
+    def run(task: str, inputs: Any) -> Tensor:
+        """Return logits of the merge as it is built, under the task's head."""
+        return endings[task].run(blend.weights(task), inputs, top=tops[task])[1]
+
+    def predicted(task: str) -> list[Tensor]:
+        with torch.no_grad():
+            return [run(task, inputs) for inputs, _ in batches[task]]
+
     def losses(step: int) -> Iterator[tuple[str, Tensor]]:
         for number in np.random.default_rng([on.seed, step]).permutation(len(on.tasks)):
             task = on.tasks[number]
             place = batch_at(on.seed, task, len(batches[task]), step)
             now = table()
             blend.build(now.detach())
-            logits = endings[task].run(blend.weights(task), batches[task][place][0], top=tops[task])[1]
+            logits = run(task, batches[task][place][0])
             loss = _loss(logits.float(), told[task][place], confident)
             if loss is None:
                 continue
@@ -125,6 +135,7 @@ def tinting(
         found = table().detach().clone()
         heads = {key: t.detach().clone() for key, t in parameters.items() if key.startswith("head/")}
         rows = zip(on.names, found, strict=True)
+        blend.build(found)
         return FittedModule(
             "tinting",
             {"coefficients": found, **heads},
@@ -136,13 +147,13 @@ def tinting(
                 "recipe": {"method": "coefficients", "options": layout.options(found)},
             },
             trace=trace,
-            said={f"mean coefficient {name}": f"{float(row.mean()):.4f}" for name, row in rows},
+            said={f"mean coefficient {name}": f"{float(row.mean()):.4f}" for name, row in rows}
+            | told_collapse(on.tasks, predicted),
         )
 
     vectors = TaskVectors(on.base, on.experts, layout, threads=processors())
     how = Descent(epochs, learning_rate, together=False)
-    with vectors:
-        blend = Blend(on, vectors)
+    with vectors, Blend(on, vectors) as blend:
         return descend(parameters, losses, build, how, name="tinting", on=on)
 
 

@@ -39,7 +39,10 @@ PARTS = "parts"
     paper="Lu et al., Twin-Merging: dynamic integration of modular expertise in model merging, NeurIPS "
     "2024 (router)",
     needs=("unlabeled", "parts"),
-    partly={"Twin-Merging": "a report of its score against the experts' is missing"},
+    partly={
+        "Twin-Merging": "its score as a share of the experts' and what it stores are reported in "
+        "docs/learned.md, of one seed only"
+    },
 )
 def twin_router(
     on: Problem,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from torch.nn.functional import linear, relu
 from taskloom.errors import PlanError
 from taskloom.learn.fitted import Step
 from taskloom.learn.modules.kit.artefact import FittedModule
-from taskloom.learn.modules.kit.collapse import collapsed
+from taskloom.learn.modules.kit.collapse import told_collapse
 from taskloom.learn.modules.kit.descend import Descent, descend
 from taskloom.learn.modules.kit.ending import edited_logits
 from taskloom.learn.modules.kit.hooks import Edit, Pass, token_mean
@@ -39,7 +39,10 @@ MLP = (
     "module",
     paper="Tang et al., Merging multi-task models via weight-ensembling mixture of experts, ICML 2024",
     needs=("unlabeled",),
-    partly={"WEMoE": "the gates and their fit are there; the robustness runs are not"},
+    partly={
+        "WEMoE": "the gates and their fit are there, and docs/learned.md holds them against static "
+        "merges, of one seed; the robustness runs are not"
+    },
 )
 def wemoe(
     on: Problem,
@@ -64,11 +67,15 @@ def wemoe(
     first, and not at all with ``spread=0``. What is minimised is the entropy of the predictions, summed
     over tasks. No labels.
 
-    Released code fits on test inputs; which inputs are seen here, the problem says. It computes a weight
-    per example in training as in use; that of FusionBench, with a constant learning rate, averages the
-    gate over the batch in training (``average``). Tokens that the attention mask leaves out do not count
-    here. The task vectors of the MLPs are kept with the module: about two thirds of a transformer's
-    blocks, for every expert.
+    Released code (c401fdc) fits on test inputs; which inputs are seen here, the problem says. Its gates
+    are averaged over tokens (``src/module/dict_moe.py``, line 149) and hold for one example each (the
+    loop in line 152), in training (``scripts/clip_dictmoe.py``, line 91) as in use: the default here.
+    FusionBench (54c9e8c), at a constant learning rate, averages them over the batch as well
+    (``fusion_bench/models/we_moe.py``, line 172), in training only: ``batch_reduce`` is true in its
+    ``weight_ensembling_moe.yaml``, and set to false after the fit (``fusion_bench/method/we_moe/
+    we_moe.py``, line 244). That is ``average=True``. Tokens that the attention mask leaves out do not
+    count here. The task vectors of the MLPs are kept with the module: about two thirds of a
+    transformer's blocks, for every expert.
 
     Parameters
     ----------
@@ -119,17 +126,15 @@ def wemoe(
             yield task, entropy(logits(task, inputs, average=average).float())
 
     def build(trace: tuple[Step, ...]) -> FittedModule:
-        same = [
-            task
-            for task in on.tasks
-            if collapsed(logits(task, inputs, average=False).detach() for inputs, _ in batches[task])
-        ]
+        def predicted(task: str) -> Iterator[Tensor]:
+            return (logits(task, inputs, average=False).detach() for inputs, _ in batches[task])
+
         return FittedModule(
             "wemoe",
             {name: tensor.detach().clone() for name, tensor in tensors.items()},
             layout,
             trace=trace,
-            said={"objective": "entropy", "collapsed": ", ".join(same) or "none"},
+            said={"objective": "entropy", **told_collapse(on.tasks, predicted)},
         )
 
     how = Descent(steps, learning_rate, schedule)
