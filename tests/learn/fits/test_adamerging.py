@@ -103,18 +103,6 @@ def test_no_labels_are_used_and_test_inputs_only_if_asked_for():
     assert seen["transductive"] == "yes: inputs of the test split of first, second, no labels"
 
 
-def test_any_objective_with_any_groups():
-    on = problem(net(torch.float32))
-    for objective in ("entropy", "cross_entropy", "js_divergence", "pseudo_label"):
-        for per in ("task", "layer", "tensor", "block"):
-            parts = 2 if per == "block" else 1
-            found = adamerging(
-                on, objective=objective, per=per, parts=parts, steps=1, passes=1, threads=1
-            )
-            assert found.said["objective"] == objective
-            merge(on.base, on.experts, found.method, **found.options)
-
-
 def test_options_are_the_signature():
     schema = get("fit", "adamerging")
     assert schema.validate({"trim": 0.2}) == {"trim": 0.2}
