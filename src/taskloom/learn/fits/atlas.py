@@ -24,8 +24,8 @@ Setting = Literal["supervised", "few_shot", "unsupervised", "training"]
     needs=("labels",),
     partly={
         "aTLAS": "all settings can be fitted; docs/learned.md is about task addition, of one seed, and "
-        "docs/few_shot.md about few labels, while test-time adaptation is not measured; unsupervised fits "
-        "have one view of an input, where the paper has a weak and a strong one"
+        "docs/few_shot.md about few labels, while test-time adaptation is not measured; unsupervised "
+        "fits have one view of an input, where the paper has a weak and a strong one"
     },
 )
 def atlas(
