@@ -50,14 +50,14 @@ def test_little_time_means_rungs_and_is_kept(world, paced, tmp_path):
 
 
 def test_with_time_enough_everything_is_tried_on_everything(world, paced, tmp_path):
-    found = run(world, tmp_path / "out", 10, paced())
+    found = run(world, tmp_path / "out", 60, paced())
     assert [rung.share for rung in found.rungs] == [1.0]
     for row in found.rows:
         if row.name == "fine-tune":  # not asked for, so in the check alone
             assert (row.last, row.why) == (None, "only in the check")
         else:
             assert row.last.share == 1.0
-    assert found.seconds < 600
+    assert found.seconds < 3600
 
 
 def test_a_step_that_takes_longer_than_thought_is_the_only_excess(world, paced, tmp_path):

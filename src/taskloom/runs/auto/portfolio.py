@@ -82,6 +82,10 @@ FITS: tuple[FitSpec, ...] = (
     FitSpec("greedy_soup", {}, "evaluations", 0),
     FitSpec("lorahub", {"evaluations": 40}, "evaluations", 0),
 )
+#: what says how much a fit does, where that is neither steps nor evaluations: the points of a grid
+_COUNTED = {"scale_search": "levels"}
+#: fits that hold a model against the expert of the same task, which none in the pool is of the target
+_OWN = ("divmerge",)
 _NEEDED: dict[str, Have] = {"labels": "labels", "unlabeled": "unlabeled"}
 _ORDER: tuple[Have, ...] = ("nothing", "unlabeled", "labels")
 
@@ -241,6 +245,12 @@ def _check_wishes(found: Sequence[Member], pool: Pool, wishes: Wishes) -> None:
     """Refuse a method that was named and cannot be tried with what there is."""
     tried = {member.method for member in found}
     for name in wishes.methods or ():
+        if name in _OWN:
+            raise PlanError(
+                f"{name} cannot be tried: it holds a model against the expert of its task, and "
+                "the target has no expert",
+                hint=f"Leave it out; 'taskloom fit {name}' is for the tasks of the experts",
+            )
         if name not in tried:
             have = {"labels": "labels", "unlabeled": "inputs without labels", "nothing": "nothing"}
             raise PlanError(
@@ -281,7 +291,7 @@ def _fittings(pool: Pool, few: Pool, wishes: Wishes) -> list[Member]:
     found = []
     for spec in _specs(wishes):
         entry = registry.get("fit", spec.method)
-        if len(pool) < 2 or not _allowed(entry, wishes.have, kind_of(pool)):
+        if len(pool) < 2 or spec.method in _OWN or not _allowed(entry, wishes.have, kind_of(pool)):
             continue
         over = pool if spec.per_step == 0 else few
         options = dict(spec.options)
@@ -315,7 +325,7 @@ def _named(specs: Sequence[FitSpec]) -> set[str]:
 
 def _default(name: str) -> FitSpec:
     fields = registry.get("fit", name).schema.model_fields
-    counted = "steps" if "steps" in fields else "evaluations"
+    counted = _COUNTED.get(name) or ("steps" if "steps" in fields else "evaluations")
     most = fields[counted].default if counted in fields else None
     return FitSpec(name, {counted: most or 20}, counted, 16 * BACKWARD if counted == "steps" else 0)
 
