@@ -1,6 +1,6 @@
 """Coefficients by gradient: memory and time beside K vectors in the autograd graph, and FusionBench.
 
-    python benchmarks/coefficients.py [--experts 2 4 8 16] [--width 384] [--layers 6] [--steps 4]
+    python benchmarks/coefficients.py [--experts 2 4 8 16] [--width 384] [--layers 6] [--steps 20]
         [--peer .venv-peer/bin/python] [--out benchmarks/results/coefficients.md]
 
 Makes a transformer classifier with random weights and experts of it, and runs layer-wise AdaMerging
@@ -18,6 +18,8 @@ batches in several ways, each in a process of its own (forked once packages are 
 Peak memory is resident memory above that of a process that has fitted a tiny model in the same way; the
 model itself, loaded by every way, is part of it.
 Every way runs one step first, which is not timed. A "model" is the bytes of the weights in float32.
+Losses are compared at every step, the first among them. The file that ``--out`` names is what `report`
+makes of it, whole; as seconds hang on what else the machine does, its load is in there.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,9 +47,12 @@ from torch import nn
 from torch.func import functional_call
 
 TOKENS, LENGTH, BATCH, CLASSES, TASKS = 2000, 8, 4, 10, ("a", "b")
-START, RATE = 0.3, 1e-3
+#: ten times AdaMerging's rate, so that a few steps make a curve
+START, RATE = 0.3, 1e-2
 #: width, layers and experts of what is run before anything is counted
 TINY = 16, 1, 2
+#: what was asked for: most memory by that of the fewest experts, most models, largest gap of a loss
+GROWTH, MODELS, SAME = 1.3, 3, 1e-4
 OURS, LEAN, GRAPH, PEER = "ours", "ours, lean", "in the graph", "FusionBench"
 
 
@@ -300,17 +307,23 @@ def main() -> None:
     parser.add_argument("--experts", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=20, help="2 at least: the first is not timed")
     parser.add_argument("--peer", default=".venv-peer/bin/python")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--serve", nargs="+", metavar="FOLDER WAY")
     asked = parser.parse_args()
+    if asked.steps < 2:
+        parser.error(f"--steps is {asked.steps}, and the first step is not timed: give 2 or more")
     if asked.serve:
         serve(asked.serve[1:], Path(asked.serve[0]), asked)
         return
     groups = [(sys.executable, [OURS, LEAN, GRAPH])]
+    version, before = "", os.getloadavg()[0]
     if Path(asked.peer).exists():
-        groups.append((str(Path(asked.peer).absolute()), [PEER]))
+        python = str(Path(asked.peer).absolute())
+        groups.append((python, [PEER]))
+        words = [python, "-c", "from importlib.metadata import version; print(version('fusion_bench'))"]
+        version = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     found: dict[tuple[str, int], list] = {}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "tiny").mkdir()
@@ -328,26 +341,61 @@ def main() -> None:
                         print(line, end="", file=sys.stderr, flush=True)
             if process.returncode:
                 raise SystemExit(f"{python} failed")
-    text = report(found, [way for _, ways in groups for way in ways], asked, size)
+    machine = Machine(len(os.sched_getaffinity(0)), (before, os.getloadavg()[0]), version)
+    text = report(found, [way for _, ways in groups for way in ways], asked, size, machine)
     print(text)
     if asked.out:
         asked.out.write_text(text, encoding="utf-8")
 
 
-def report(found: dict, ways: list[str], asked: argparse.Namespace, size: int) -> str:
+@dataclass(frozen=True)
+class Machine:
+    """What seconds depend on, and the peer.
+
+    Attributes
+    ----------
+    cores
+        Processors that may be used.
+    load
+        Mean of processes that ran over the minute before the start, and before the end.
+    peer
+        Version of FusionBench; empty if it was not run.
+    """
+
+    cores: int
+    load: tuple[float, float]
+    peer: str
+
+
+def report(found: dict, ways: list[str], asked: argparse.Namespace, size: int, machine: Machine) -> str:
+    """Return the whole page.
+
+    Parameters
+    ----------
+    found
+        (way, experts) -> bytes at the peak, seconds and processor seconds of a step, loss of every step.
+    """
     model, counts = 4 * size, asked.experts
+    peer = f" FusionBench is {machine.peer}." if machine.peer else ""
     lines = [
         "# Coefficients by gradient: memory and time",
         "",
         f"    OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/coefficients.py "
-        f"--width {asked.width} --layers {asked.layers} --steps {asked.steps}",
+        f"--experts {' '.join(map(str, counts))} --width {asked.width} --layers {asked.layers} "
+        f"--steps {asked.steps}",
         "",
         f"{size / 1e6:.1f} million parameters ({model / 1e6:.0f} MB a model, float32), layer-wise "
-        f"AdaMerging on two tasks of {BATCH} inputs of {LENGTH} tokens a step; {platform.machine()}, "
-        f"torch {torch.__version__}. Medians of {asked.steps - 1} steps. The loaded model is counted.",
+        f"AdaMerging on two tasks of {BATCH} inputs of {LENGTH} tokens a step, {asked.steps} steps at "
+        f"rate {RATE:g}; {machine.cores} {platform.machine()} cores, torch {torch.__version__}.{peer} "
+        f"Seconds are medians of {asked.steps - 1} steps. Before the start {machine.load[0]:.1f} "
+        f"processes ran, before the end {machine.load[1]:.1f}: where that is more than the benchmark's "
+        "own threads, seconds on the wall say little, and processor seconds more.",
+        "",
+        '"Ours" is the fit `adamerging` on a problem as `taskloom fit` makes it. The model that is '
+        "loaded is counted everywhere.",
     ]
     for title, place, shown in (
-        ("Peak memory above imports, in models", 0, lambda v: f"{v / model:.2f}"),
+        ("Peak memory, the loaded model included, in models", 0, lambda v: f"{v / model:.2f}"),
         ("Seconds per step", 1, lambda v: f"{v:.2f}"),
         ("Processor seconds per step", 2, lambda v: f"{v:.2f}"),
     ):
@@ -356,18 +404,52 @@ def report(found: dict, ways: list[str], asked: argparse.Namespace, size: int) -
         for way in ways:
             cells = " | ".join(shown(found[way, k][place]) for k in counts)
             lines.append(f"| {way} | {cells} |")
-    low, high = min(counts), max(counts)
     lines += ["", "## Limits", ""]
     for way in ways:
-        ratio = found[way, high][0] / found[way, low][0]
-        gap = max(
-            abs(a - b) for k in counts for a, b in zip(found[way, k][3], found[GRAPH, k][3], strict=True)
-        )
         lines.append(
-            f"- {way}: memory at K = {high} is {ratio:.2f} of that at K = {low}; the losses differ from "
-            f"those of K vectors in the graph by {gap:.1e} at most."
+            f"- {way}: memory at K = {max(counts)} is {growth(found, way, counts):.2f} of that at K = "
+            f"{min(counts)}; over all {asked.steps} steps the losses differ from those of K vectors in "
+            f"the graph by {gap(found, way, counts):.1e} at most."
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *verdicts(found, counts, model)]) + "\n"
+
+
+def growth(found: dict, way: str, counts: list[int]) -> float:
+    """Return memory with the most experts by that with the fewest."""
+    return found[way, max(counts)][0] / found[way, min(counts)][0]
+
+
+def gap(found: dict, way: str, counts: list[int]) -> float:
+    """Return the largest difference of a loss to that of the graph, over all experts and steps."""
+    return max(
+        abs(a - b) for k in counts for a, b in zip(found[way, k][3], found[GRAPH, k][3], strict=True)
+    )
+
+
+def verdicts(found: dict, counts: list[int], model: int) -> list[str]:
+    """Return what was asked for, whether it is met, and what it costs."""
+
+    def met(ways: list[str], holds: Callable[[str], bool]) -> str:
+        return "; ".join(f"{way}: {'met' if holds(way) else 'not met'}" for way in ways)
+
+    mine, high = [OURS, LEAN], max(counts)
+    memory = met(
+        mine,
+        lambda way: (
+            growth(found, way, counts) <= GROWTH
+            and max(found[way, k][0] for k in counts) <= MODELS * model
+        ),
+    )
+    losses = met(mine, lambda way: gap(found, way, counts) <= SAME)
+    curve = found[OURS, high][3]
+    times = ", ".join(f"{way} {found[way, high][2] / found[GRAPH, high][2]:.1f}" for way in mine)
+    return [
+        f"Asked for: memory that grows by a factor of {GROWTH:g} at most and stays within {MODELS:g} "
+        f"models ({memory}), the same loss curve to {SAME:.0e} ({losses}).",
+        "",
+        f"At K = {high} the loss goes from {curve[0]:.4f} to {curve[-1]:.4f}. A step there takes, in "
+        f"processor seconds of the graph's: {times}.",
+    ]
 
 
 if __name__ == "__main__":
