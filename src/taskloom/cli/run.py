@@ -14,15 +14,25 @@ from taskloom.cli.listen import listening
 @options.verb("run", example="taskloom run plan.yaml -o runs/mine")
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "output_path", type=click.Path(path_type=Path), help="The run folder.")
+@click.option(
+    "--guard",
+    type=click.Choice(["strict", "warn"]),
+    help="Instead of what the plan says; warn: hand over the best merge, whatever it loses to.",
+)
 @options.as_json
-def command(plan: Path, output_path: Path | None, as_json: bool) -> None:
+def command(plan: Path, output_path: Path | None, guard: str | None, as_json: bool) -> None:
     """Carry out a plan: select, train, merge, evaluate, guard, hand over, report.
 
     A second run of the same plan into the same folder does only what is new; an interrupted one
     goes on where it stopped.
     """
     with listening() as progress:
-        result = taskloom.run(plan, output=output_path, progress=progress)
+        result = taskloom.run(
+            plan,
+            output=output_path,
+            guard=guard,  # type: ignore[arg-type]
+            progress=progress,
+        )
     if as_json:
         output.print_json(result)
         return

@@ -41,6 +41,8 @@ class Candidate:
         How it was merged, if it was.
     note
         What was done to the merge besides, in words.
+    rival
+        Whether it is a merge that nobody asked for, which those that were asked for have to beat.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Candidate:
     task: str | None = None
     recipe: Recipe | None = None
     note: str = ""
+    rival: bool = False
     cost: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> ModelRecord:

@@ -19,6 +19,7 @@ from taskloom.evaluation.data import TaskData
 from taskloom.evaluation.load import load_task
 from taskloom.evaluation.score import score
 from taskloom.learn.options import TrainOptions
+from taskloom.merging.recipe import Recipe
 from taskloom.models.encoder import Encoder
 from taskloom.models.head import Head
 from taskloom.progress import Progress, silent
@@ -26,11 +27,18 @@ from taskloom.runs import ledger, results
 from taskloom.runs.base import base_directory, base_title
 from taskloom.runs.batchnorm import check_batch_norm
 from taskloom.runs.beside import of_plan
-from taskloom.runs.candidates import Candidate, by_name, pool_digest, singles
+from taskloom.runs.candidates import (
+    Candidate,
+    by_name,
+    merge_digest,
+    merged,
+    pool_digest,
+    singles,
+)
 from taskloom.runs.features import Array, Reader, Split
 from taskloom.runs.handover import hand_over
 from taskloom.runs.heads import head_for
-from taskloom.runs.judging import Judged, table_of, with_leads
+from taskloom.runs.judging import Judged, Mode, check_mode, table_of, with_leads
 from taskloom.runs.known import front_of
 from taskloom.runs.lock import make_lock
 from taskloom.runs.plan import Limits, Plan, load_plan
@@ -44,6 +52,13 @@ from taskloom.runs.workspace import Workspace
 from taskloom.store.atomic import atomic_file, write_json
 from taskloom.store.open import open_checkpoint
 from taskloom.store.pool import Expert, Pool
+
+#: said of the pool's verdict: a rival that there is not
+AVERAGE = "average"
+LEFT_OUT = (
+    "one fine-tune of the base on all tasks of the pool was not tried: the experts are its fine-tunes, "
+    "each on one task"
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,7 @@ def run(
     plan: str | Path | Mapping[str, Any],
     *,
     output: str | Path | None = None,
+    guard: Mode | None = None,
     progress: Progress = silent,
 ) -> RunResult:
     """Execute a plan; skip what an earlier run into the same folder has finished.
@@ -73,6 +89,8 @@ def run(
         Path of a YAML file, or its content.
     output
         Run folder; ``runs/<name>`` under the working directory if None.
+    guard
+        Instead of the plan's ``guard``; the ``plan.yaml`` of the run folder has it.
     progress
         Told about every stage.
 
@@ -87,7 +105,7 @@ def run(
     PlanError, DataError, CheckpointError, SourceUnreachable, IntegrityError, OutputError
         See `taskloom.errors`; what was finished before stays finished.
     """
-    checked, text = load_plan(plan)
+    checked, text = _guarded(plan, guard)
     folder = Path(output) if output is not None else Path("runs") / checked.name
     workspace = Workspace(folder)
     with workspace.exclusive():
@@ -96,6 +114,15 @@ def run(
         result = _conclude(prepared, pool, text)
         _write(folder, result, text)
     return result
+
+
+def _guarded(source: str | Path | Mapping[str, Any], guard: Mode | None) -> tuple[Plan, str]:
+    """Return a plan and its text, with another guard where one is given."""
+    plan, text = load_plan(source)
+    if guard is None or guard == plan.guard:
+        return plan, text
+    check_mode(guard)
+    return load_plan({**plan.model_dump(mode="json", exclude_unset=True), "guard": guard})
 
 
 def _prepare(plan: Plan, workspace: Workspace, progress: Progress) -> Prepared:
@@ -171,7 +198,7 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
     with workspace.stage("choose merging options"):
         merges, sweeps = prepare_merges(pool, bench)
         tried = [front_of(pool, item, bench) for item in plan.merge]
-    candidates = [prepared.base, *singles(pool)[1:], *merges]
+    candidates = [prepared.base, *singles(pool)[1:], *with_average(pool, merges, plan.seed)]
     with workspace.stage("validate"):
         precision = plan.evaluation.validation_precision
         features = reader.read(candidates, prepared.tasks, "validation", precision)
@@ -214,6 +241,20 @@ def _conclude(prepared: Prepared, pool: Pool, text: str) -> RunResult:
     inputs |= {f"task {d.task.name}": d.digest for d in [*prepared.tasks, *prepared.targets]}
     lock = make_lock(plan, inputs, workspace)
     return draft.model_copy(update={"handovers": handovers, "lock": lock})
+
+
+def with_average(pool: Pool, merges: list[Candidate], seed: int) -> list[Candidate]:
+    """Return a plan's merges, and behind them the pool's average where none of them is that.
+
+    Every merge has to beat it. The report calls it a rival, since the plan did not ask for it.
+    """
+    recipe = Recipe.of(AVERAGE, seed=seed)
+    if not merges or len(pool) < 2 or merge_digest(pool, recipe) in {each.digest for each in merges}:
+        return merges
+    name = "plain average" if AVERAGE in by_name(merges) else AVERAGE
+    rival = merged(pool, recipe, name=name, title="Average (rival)")
+    note = "held against the plan's merges, which it is not one of"
+    return [*merges, replace(rival, rival=True, note=note)]
 
 
 def _on_test(
@@ -264,6 +305,9 @@ def _pool_verdict(
     count = len(prepared.tasks)
     yardstick = f"mean validation score over {count} task{'s' if count != 1 else ''}"
     verdict = decide("pool", candidates, means, yardstick=yardstick, mode=prepared.plan.guard)
+    if count > 1:
+        reason = f"{verdict.reason.rstrip('.')}; {LEFT_OUT}"
+        verdict = verdict.model_copy(update={"reason": reason})
     judged = [
         Judged(
             data.task.name,

@@ -136,7 +136,7 @@ class GuardRecord(Record):
     scope: str  # "pool" (all pool tasks) or a target's name
     winner: str  # ModelRecord.name
     best_merge: str | None
-    best_single: str  # best expert (or base) by the same yardstick
+    best_single: str  # best expert, base or rival by the same yardstick
     best_merge_value: float | None
     best_single_value: float
     base_value: float

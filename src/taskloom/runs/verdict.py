@@ -58,7 +58,8 @@ def decide(
     """Apply the guard to validation values by candidate name.
 
     In ``strict`` mode the winner is never a merge that loses to the best single model; in ``warn``
-    mode the best merge wins all the same, and the reason says what it loses.
+    mode the best merge wins all the same, and the reason says what it loses. A merge that is a rival
+    counts as a single model here: it may win, but is never the best merge, and goes before its equals.
 
     With ``right`` (by candidate name, which of the N examples it gets right) a strict guard also keeps
     the base where the winner's lead over it is within one standard error: on a few labels the best of
@@ -70,7 +71,7 @@ def decide(
     experts were stopped and sweeps were chosen; a target's uses its few labels, which nothing was
     tuned on. Gains are measured on the test split afterwards.
     """
-    kinds = {candidate.name: candidate.kind for candidate in candidates}
+    kinds = {each.name: "expert" if each.rival else each.kind for each in candidates}
     verdict = guard(
         values["base"],
         {name: values[name] for name, kind in kinds.items() if kind == "expert"},
