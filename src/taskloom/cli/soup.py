@@ -44,6 +44,15 @@ if TYPE_CHECKING:
     help="rewarded: weight of a task in the choice of one mixture; repeat for each.",
 )
 @click.option("--picture", type=click.Path(path_type=Path), help="rewarded: PNG or SVG of the front.")
+@click.option(
+    "--guard",
+    type=click.Choice(["strict", "warn", "off"]),
+    default="warn",
+    show_default=True,
+    help="strict: whoever wins is written, be it an expert or the fine-tune; warn: the soup is; off: "
+    "all validation examples choose, and none judges.",
+)
+@click.option("--no-fine-tune", is_flag=True, help="Hold the soup against no fine-tune.")
 @click.option("--table", type=click.Path(path_type=Path), help="CSV of everything that was tasted.")
 @options.written_if_asked
 def command(
@@ -55,6 +64,8 @@ def command(
     strict: bool,
     preferences: tuple[str, ...],
     picture: Path | None,
+    guard: Literal["strict", "warn", "off"],
+    no_fine_tune: bool,
     table: Path | None,
     output_path: Path | None,
     force: bool,
@@ -65,7 +76,8 @@ def command(
 
     greedy: experts are averaged in one by one, the best first, where the mean over the tasks does not
     fall. rewarded: every weighting on a grid is scored on every task, and those that no other beats
-    are the front; --prefer chooses one of them. Test splits stay sealed.
+    are the front; --prefer chooses one of them. What was chosen on one half of the validation examples
+    is held against base, experts, average and fine-tune on the other. Test splits stay sealed.
     """
     with listening() as progress:
         found = taskloom.soup(
@@ -78,6 +90,8 @@ def command(
             preference=options.preferred(preferences),
             output=output_path,
             picture=picture,
+            guard=None if guard == "off" else guard,
+            tuned=not no_fine_tune,
             overwrite=force,
             seed=seed,
             progress=progress,
@@ -120,7 +134,20 @@ def _tell(found: Soup, table: Path | None) -> None:
     if found.chosen is not None:
         used = {name: weight for name, weight in found.chosen.weights.items() if weight}
         said = ", ".join(name if greedy else f"{name} {weight:g}" for name, weight in used.items())
-        click.echo(f"chosen: {said} ({found.chosen.value:.4f} on validation)")
+        click.echo(f"chosen: {said} ({found.chosen.value:.4f} on the examples that chose)")
+    if found.verdict is not None:
+        output.print_table(
+            "The chosen soup minus each rival, on examples that chose nothing (95 % paired intervals)",
+            ["rival", "difference>", "n>"],
+            [
+                [m.rival, f"{m.gain:+.3f} [{m.low:+.3f}, {m.high:+.3f}]", m.n]
+                for m in found.verdict.margins
+                if not m.task
+            ],
+        )
+        click.echo(found.verdict.reason)
+    elif found.chosen is not None:
+        click.echo(f"not held against rivals: {found.unjudged}")
     for path in (found.path, found.picture, table):
         if path is not None:
             click.echo(f"wrote {path}")

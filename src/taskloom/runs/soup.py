@@ -1,15 +1,18 @@
 """``taskloom.soup``: soups that are tasted on the validation examples of tasks.
 
 A greedy soup takes in the experts that do not make it worse; a rewarded soup scores every mixture on a
-grid and shows which are beaten by none. Test splits stay sealed.
+grid and shows which are beaten by none. What was chosen is then held against base, experts, average and
+fine-tune on validation examples that chose nothing. Test splits stay sealed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from taskloom.errors import PlanError
 from taskloom.evaluation.data import TaskData
@@ -20,14 +23,21 @@ from taskloom.merging.api import merge_files
 from taskloom.merging.soup import RewardedSoups, greedy_soup, rewarded_soup
 from taskloom.models.head import Head
 from taskloom.progress import Progress, silent
+from taskloom.runs.auto.ground import halved
 from taskloom.runs.desk import Desk, Sources, by_name_or_order, open_desk
 from taskloom.runs.front import save_front
+from taskloom.runs.guarding import AVERAGE, BASE, TUNED, Contest, guard_composition, tell
+from taskloom.runs.judging import Guarded, Mode, check_mode
 from taskloom.runs.plan import Limits
+from taskloom.runs.seen import FEW, Held, deal, few_shot
+from taskloom.runs.trying import Merges
 from taskloom.runs.verdict import mean_interval
 from taskloom.store.atomic import refuse_existing
 from taskloom.store.pool import Pool, open_pool
 
 Kind = Literal["greedy", "rewarded"]
+#: what the guard calls the chosen soup
+SOUP = "soup"
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,13 @@ class Soup:
     preference
         Weight of every task in the choice of a rewarded soup, or None.
     path
-        Where the chosen soup was written, if it was.
+        Where the verdict's winner was written, if it was; without a verdict the chosen soup.
     picture
         Where the front was drawn, if it was.
+    verdict
+        How the chosen soup stands against its rivals on validation examples that chose nothing.
+    unjudged
+        Why there is no verdict.
     """
 
     kind: Kind
@@ -82,6 +96,8 @@ class Soup:
     preference: Mapping[str, float] | None = None
     path: Path | str | None = None
     picture: Path | None = None
+    verdict: Guarded | None = None
+    unjudged: str = ""
 
     @property
     def front(self) -> tuple[Tasted, ...]:
@@ -113,14 +129,20 @@ def soup(
     preference: Mapping[str, float] | None = None,
     output: str | Path | None = None,
     picture: str | Path | None = None,
+    guard: Mode | None = "warn",
+    tune: Mapping[str, Any] | None = None,
+    tuned: bool = True,
     overwrite: bool = False,
     limits: Limits | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Soup:
-    """Taste soups of experts on validation, and write the one that is chosen.
+    """Taste soups of experts on validation, hold the chosen one against its rivals, and write who wins.
 
     Heads are fitted on the base's features, one per task, so that every soup is scored by the same.
+    With a guard, one half of the validation examples, classes in their shares, chooses, and the other
+    judges; so it is where there are 20 labels a class or more on average, training and validation
+    together. With fewer, and where nothing is chosen, all are tasted on and nothing is judged.
 
     Parameters
     ----------
@@ -144,6 +166,12 @@ def soup(
         Directory to write the chosen soup to.
     picture
         Rewarded: PNG or SVG file of the front over the first two tasks.
+    guard
+        ``"strict"`` writes whoever wins, be it a single expert or the fine-tune; ``"warn"`` writes the
+        soup, and says what it loses to; None tastes on all validation examples and judges on none.
+    tune, tuned
+        Options of the fine-tune that the soup is held against, and whether there is one; see
+        `taskloom.runs.guarding.guard_composition`.
     overwrite
         Replace an existing output.
     limits
@@ -152,12 +180,15 @@ def soup(
     Raises
     ------
     PlanError
-        No tasks, a task twice, fewer than two experts, options that do not go together.
+        No tasks, a task twice, fewer than two experts, options that do not go together, an expert that
+        is called as a rival is.
     UnknownName, DataError, CheckpointError, OutputError
         A name that is not registered, data or weights that do not fit, an output that exists.
     """
     names = [get_task(task).name for task in tasks]
     _check(kind, names, preference, output, picture)
+    if guard is not None:
+        check_mode(guard)
     if output is not None:
         refuse_existing(Path(output), overwrite=overwrite)
     desk = open_desk(base, seed=seed, progress=progress)
@@ -166,18 +197,97 @@ def soup(
     if len(pool.names) < 2:
         raise PlanError("a soup is made of two experts or more, and there is one", hint="Give another")
     loaded = [desk.load(task, limits or Limits()) for task in tasks]
-    taster = Taster(desk, loaded, {data.task.name: desk.head(data) for data in loaded})
+    unjudged = _unjudged(guard, kind, preference, loaded)
+    tasting, judging = (loaded, []) if unjudged else _apart(loaded, pool, seed)
+    taster = Taster(desk, tasting, {data.task.name: desk.head(data) for data in loaded})
     if kind == "greedy":
         found = _greedy(pool, taster, ties, progress)
     else:
         found, grid = _rewarded(pool, taster, levels, preference, progress)
         if picture is not None:
             save_front(grid, picture)
-    where = None
+    contest = None
+    if guard is not None and judging:
+        contest = _judge(found, pool, desk, judging, guard, tune, tuned, progress)
+    where: Path | str | None = None
     if output is not None and found.chosen is not None:
-        where = _write(found, desk, pool, output, overwrite, progress)
-    drawn = None if picture is None else Path(picture)
-    return Soup(kind, pool.names, tuple(names), found.tasted, found.chosen, preference, where, drawn)
+        if contest is not None and contest.verdict.winner != SOUP:
+            where = contest.write(contest.verdict.winner, output, overwrite=overwrite)
+        else:
+            where = _write(found, desk, pool, output, overwrite, progress)
+            if contest is not None and Path(where).is_dir():
+                tell(where, contest)
+    return replace(
+        found,
+        tasks=tuple(names),
+        preference=preference,
+        path=where,
+        picture=None if picture is None else Path(picture),
+        verdict=None if contest is None else contest.verdict,
+        unjudged=unjudged,
+    )
+
+
+def _unjudged(
+    guard: Mode | None, kind: str, preference: Mapping[str, float] | None, loaded: Sequence[TaskData]
+) -> str:
+    """Return why nothing can be judged; empty if something can."""
+    if guard is None:
+        return "no guard was asked for"
+    if kind == "rewarded" and preference is None:
+        return "no mixture was chosen"
+    if few_shot(loaded):
+        return f"a task has fewer than {FEW} labels a class, of which none is left to judge on"
+    return ""
+
+
+def _apart(loaded: Sequence[TaskData], pool: Pool, seed: int) -> tuple[list[TaskData], list[TaskData]]:
+    """Return the tasks with one half of their validation examples, which choose, and with the other."""
+    for taken in (BASE, AVERAGE, TUNED, SOUP):
+        if taken in pool.names:
+            raise PlanError(
+                f"an expert is called {taken!r}, which means another model here", hint="Rename it"
+            )
+    tasting, judging = [], []
+    for data in loaded:
+        rows = np.arange(len(data.validation))
+        halves = halved(data.validation.labels, rows, seed)
+        one, two = (replace(data, validation=data.validation.take(half)) for half in halves)
+        tasting.append(one)
+        judging.append(two)
+    return tasting, judging
+
+
+def _judge(
+    found: Soup,
+    pool: Pool,
+    desk: Desk,
+    judging: Sequence[TaskData],
+    guard: Mode,
+    tune: Mapping[str, Any] | None,
+    tuned: bool,
+    progress: Progress,
+) -> Contest:
+    """Hold the chosen soup against its rivals on validation examples that it was not chosen on."""
+    dealt = deal(desk, pool, judging)
+    held = Held(dealt.final, {data.task.name: data.validation for data in judging})
+    merges, options = Merges(pool), _options(found)
+    return guard_composition(
+        replace(dealt, held=(held,)),
+        {SOUP: lambda seen: seen.model(merges(f"{found.kind}_soup", options))},
+        mode=guard,
+        tune=tune,
+        tuned=tuned,
+        progress=progress,
+    )
+
+
+def _options(found: Soup) -> dict[str, Any]:
+    """Return the chosen soup as options of the merging method of its name."""
+    assert found.chosen is not None
+    if found.kind == "greedy":
+        return {"ingredients": [name for name, weight in found.chosen.weights.items() if weight]}
+    return {"preference": dict(found.chosen.weights)}
 
 
 def _check(
@@ -303,13 +413,6 @@ def _write(
     found: Soup, desk: Desk, pool: Pool, output: str | Path, overwrite: bool, progress: Progress
 ) -> Path | str:
     """Merge the chosen soup to disk, by the method of its name."""
-    assert found.chosen is not None
-    used = {name: weight for name, weight in found.chosen.weights.items() if weight}
-    options: dict[str, Any] = (
-        {"ingredients": list(used)}
-        if found.kind == "greedy"
-        else {"preference": dict(found.chosen.weights)}
-    )
     report = merge_files(
         desk.reader.encoder.directory,
         {expert.name: expert for expert in pool.experts},
@@ -317,6 +420,6 @@ def _write(
         output,
         overwrite=overwrite,
         progress=progress,
-        **options,
+        **_options(found),
     )
     return report.path

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import taskloom
+from taskloom.progress import silent
 from taskloom.runs.auto import api, ending, workbench
 from taskloom.runs.auto.api import plain
 from taskloom.runs.auto.costs import Costs
@@ -139,7 +140,10 @@ def test_rivals_of_one_reason_are_told_together():
 def test_another_version_works_anew(world, monkeypatch):
     """What an earlier version measured or fitted is not taken for what this one would."""
     data, _ = api.load_target(world.tasks["small"], None, LIMITS, 0, lambda *_: None)
-    desk, pool = open_desk(world.base), open_pool(world.base, list(world.experts.values()))
+    desk, pool = (
+        open_desk(world.base, seed=0, progress=silent),
+        open_pool(world.base, list(world.experts.values())),
+    )
     rows = np.arange(4)
 
     def digests():
