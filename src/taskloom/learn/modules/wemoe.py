@@ -74,8 +74,8 @@ def wemoe(
     (``fusion_bench/models/we_moe.py``, line 172), in training only: ``batch_reduce`` is true in its
     ``weight_ensembling_moe.yaml``, and set to false after the fit, in line 244 of
     ``fusion_bench/method/we_moe/we_moe.py``. That is ``average=True``. Tokens that the attention mask
-    leaves out do not count here. The task vectors of the MLPs are kept with the module: about two thirds of a
-    transformer's blocks, for every expert.
+    leaves out do not count here. The task vectors of the MLPs are kept with the module: about two
+    thirds of a transformer's blocks, for every expert.
 
     Parameters
     ----------
