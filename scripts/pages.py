@@ -97,7 +97,8 @@ def _help(command: click.Command, name: str) -> str:
 
 def plan_page() -> str:
     """Every key of a plan, section by section."""
-    text = f"{NOTE}# Plan\n\nA plan is one YAML file; `taskloom run plan.yaml` carries it out. "
+    text = f"{NOTE}# Plan\n\nA plan is one YAML file; `taskloom run plan.yaml` carries it out, "
+    text += "or, if it says what is fitted (`fit`), `taskloom fit plan.yaml`. "
     text += "An unknown key is an error that offers the nearest right one.\n"
     return text + _schema(Plan)
 

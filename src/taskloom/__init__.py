@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from taskloom.runs.edit import edit as edit
     from taskloom.runs.evaluate import evaluate as evaluate
     from taskloom.runs.fit import fit as fit
+    from taskloom.runs.fit_plan import fit_by_plan as fit_by_plan
     from taskloom.runs.group import group as group
     from taskloom.runs.loops.api import loop as loop
     from taskloom.runs.loops.contributor import contribute as contribute
@@ -71,6 +72,7 @@ _EXPORTS: dict[str, tuple[str, str]] = {
     "extract": ("taskloom.merging.extract", "extract"),
     "explain": ("taskloom.merging.explain", "explain"),
     "fit": ("taskloom.runs.fit", "fit"),
+    "fit_by_plan": ("taskloom.runs.fit_plan", "fit_by_plan"),
     "fit_module": ("taskloom.learn.modules.kit.opening", "fit_module"),
     "foresee": ("taskloom.runs.transfer.foresee", "foresee"),
     "fuse": ("taskloom.runs.loops.federation", "fuse"),
@@ -115,6 +117,7 @@ __all__ = [
     "explain",
     "extract",
     "fit",
+    "fit_by_plan",
     "fit_module",
     "foresee",
     "fuse",

@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
+import yaml
+
 from taskloom import registry
+from taskloom.runs.plan import load_fit_plan
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs/fit.md").read_text(encoding="utf-8")
 
@@ -13,6 +16,14 @@ def test_the_example_runs(capsys):
     exec(compile(block, "docs/fit.md", "exec"), {})
     shown = capsys.readouterr().out
     assert shown == "{'encoder.0.w': tensor([2., 2.]), 'encoder.1.w': tensor([1.5000, 1.5000])}\n"
+
+
+def test_plans_are_plans_of_a_fit():
+    blocks = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.S | re.M)
+    first, second = (load_fit_plan(yaml.safe_load(block)) for block in blocks)
+    assert first.fit.method == "adamerging"
+    assert first.fit.options["prefer"] == {"sms_spam": 1, "trec6": 2}
+    assert second.fit.tasks == [second.targets[0].task]
 
 
 def test_methods_and_objectives_that_are_named_exist():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+import taskloom
 from taskloom.cli import options, output
 from taskloom.cli.listen import listening
 from taskloom.errors import PlanError
@@ -34,12 +35,14 @@ _SAID = (
     example=(
         "taskloom fit adamerging --base models/base --expert a=out/spam --expert b=out/trec6 \\\n"
         "  --task sms_spam --task trec6 --set steps=100 --set rate=0.01 \\\n"
-        "  --trace fit.json --picture fit.png -o out/fitted"
+        "  --trace fit.json --picture fit.png -o out/fitted\n"
+        "taskloom fit plan.yaml -o out/fitted"
     ),
 )
-@click.argument("method")
-@options.pool_options
-@click.option("--task", "tasks", multiple=True, required=True, help="Task to fit on; repeat for each.")
+@click.argument("method", metavar="METHOD|PLAN")
+@options.base_option()
+@options.expert_option()
+@click.option("--task", "tasks", multiple=True, help="Task to fit on; repeat for each.")
 @options.settings
 @click.option(
     "--own",
@@ -98,6 +101,8 @@ _SAID = (
 @click.option("--no-fine-tune", is_flag=True, help="Hold the result against no fine-tune.")
 @click.option("--trace", type=click.Path(path_type=Path), help="JSON or CSV of every step.")
 @click.option("--picture", type=click.Path(path_type=Path), help="PNG or SVG of the loss by step.")
+@click.option("--x", metavar="TASK", help="Task across, in the picture of a search's front.")
+@click.option("--y", metavar="TASK", help="Task upwards, likewise; the first two by default.")
 @click.option(
     "-o", "--output", "output_path", type=click.Path(path_type=Path), help="Directory for the model."
 )
@@ -106,7 +111,7 @@ _SAID = (
 @options.as_json
 def command(
     method: str,
-    base: str,
+    base: str | None,
     experts: tuple[str, ...],
     tasks: tuple[str, ...],
     settings: tuple[str, ...],
@@ -125,6 +130,8 @@ def command(
     no_fine_tune: bool,
     trace: Path | None,
     picture: Path | None,
+    x: str | None,
+    y: str | None,
     output_path: Path | None,
     force: bool,
     seed: int,
@@ -133,13 +140,28 @@ def command(
     """Fit the numbers of a recipe on examples of tasks, and write the model that it makes.
 
     METHOD is a name that 'taskloom methods fit' lists, such as adamerging; or a small module on top of
-    a merge ('taskloom methods module'), whose folder is then written. Training examples are seen,
+    a merge ('taskloom methods module'), whose folder is then written. PLAN is a YAML file that says
+    under fit what is fitted, and all else but where the results go. Training examples are seen,
     with labels only where the method says so; the result is held against the base, every expert,
     their average and the base fine-tuned on the same labels, on validation or, with few labels, by
     cross-validation. Test splits stay sealed unless --transductive is given.
     """
     from taskloom.runs.fit_module import fit_by_name
 
+    written: dict[str, Any] = {"output": output_path, "trace": trace, "picture": picture}
+    written |= {"x": x, "y": y, "journal": journal}
+    if Path(method).suffix in (".yaml", ".yml"):
+        _refuse_what_the_plan_says(method)
+        with listening() as progress:
+            found = taskloom.fit_by_plan(method, **written, overwrite=force, progress=progress)
+        _end(found, as_json)
+        return
+    if base is None or not experts or not tasks:
+        given = {"--base": base, "--expert": experts, "--task": tasks}
+        raise PlanError(
+            f"fitting {method} needs {', '.join(name for name, value in given.items() if not value)}",
+            hint="Give it, or a plan that says everything",
+        )
     sources, names = options.named(experts)
     wanted = sources if names is None else dict(zip(names, sources, strict=True))
     with listening() as progress:
@@ -151,11 +173,8 @@ def command(
             merged=merged,
             options=options.parsed(settings) | _budget(evaluations, minutes),
             own=_owners(owners),
-            output=output_path,
-            trace=trace,
-            picture=picture,
+            **written,
             preference=options.preferred(preferences),
-            journal=journal,
             examples=examples,
             batch_size=batch_size,
             split="test" if transductive else "train",
@@ -168,10 +187,28 @@ def command(
             seed=seed,
             progress=progress,
         )
+    _end(found, as_json)
+
+
+#: options beside a plan
+_BESIDE = ("method", "output_path", "trace", "picture", "x", "y", "journal", "force", "as_json")
+
+
+def _refuse_what_the_plan_says(plan: str) -> None:
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in _BESIDE and source is click.core.ParameterSource.COMMANDLINE:
+            raise PlanError(
+                f"{plan} is a plan, which says what {parameter.opts[0]} would", hint="Write it there"
+            )
+
+
+def _end(found: FitReport, as_json: bool) -> None:
     if as_json:
         output.print_json(found)
-        return
-    _tell(found)
+    else:
+        _tell(found)
 
 
 def _budget(evaluations: int | None, minutes: float | None) -> dict[str, float]:
@@ -206,6 +243,7 @@ def _tell(found: FitReport) -> None:
     ]
     title = f"{verdict.composition} minus each rival, on the same examples (95 % paired intervals)"
     output.print_table(title, columns, ahead)
+    _tell_front(found)
     said, trace = found.fitted.said, found.fitted.trace
     if trace:
         end = trace[-1].values.get("best", trace[-1].loss)
@@ -221,6 +259,30 @@ def _tell(found: FitReport) -> None:
     for path in (found.path, found.trace, found.picture):
         if path is not None:
             click.echo(f"wrote {path}")
+
+
+def _tell_front(found: FitReport) -> None:
+    """Print what no candidate of a search beats on every task at once; of one task there is no front."""
+    from taskloom.runs.fit_front import front_of, tasks_of
+
+    rows = front_of(found.fitted)
+    if not rows:
+        return
+    tasks = tasks_of(found.fitted.trace[0])
+    output.print_table(
+        f"The front: {len(rows)} of {len(found.fitted.trace)} candidates, the others are beaten "
+        "(losses on what was fitted on)",
+        ["evaluation>", *(f"{task}>" for task in tasks), "by preference>", "chosen"],
+        [
+            [
+                row.evaluation,
+                *(f"{loss:.4f}" for loss in row.losses),
+                f"{row.loss:.4f}",
+                "yes" if row.chosen else "",
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _tasks(found: FitReport) -> list[str]:

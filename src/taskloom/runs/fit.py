@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from taskloom.errors import PlanError
 from taskloom.learn.fitted import FitStopped, Fitted
 from taskloom.progress import Progress, silent
-from taskloom.registry import get
+from taskloom.registry import Entry, get
 from taskloom.runs.desk import Sources
+from taskloom.runs.fit_front import axes_of
 from taskloom.runs.guarding import Contest, guard_composition, tell
 from taskloom.runs.judging import Guarded, Mode, check_mode
-from taskloom.runs.opening import FITTED, Opened, Outputs, Split, open_fit
-from taskloom.runs.plan import Limits
+from taskloom.runs.opening import FITTED, Opened, Outputs, Split, open_fit, task_names
+from taskloom.runs.plan import Evaluation, Limits
 from taskloom.runs.seen import Model, Seen
 from taskloom.runs.soup import Tasted, tasted
 from taskloom.runs.trace import save_trace, save_trace_picture
@@ -66,10 +68,12 @@ def fit(
     output: str | Path | None = None,
     trace: str | Path | None = None,
     picture: str | Path | None = None,
+    x: str | None = None,
+    y: str | None = None,
     preference: Mapping[str, float] | None = None,
     journal: str | Path | None = None,
     examples: int = 256,
-    labels: int | None = None,
+    labels: int | Mapping[str, int] | None = None,
     batch_size: int = 16,
     split: Split = "train",
     transductive: bool = False,
@@ -77,7 +81,8 @@ def fit(
     tune: Mapping[str, Any] | None = None,
     tuned: bool = True,
     overwrite: bool = False,
-    limits: Limits | None = None,
+    limits: Limits | Mapping[str, Limits] | None = None,
+    evaluation: Evaluation | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> FitReport:
@@ -108,7 +113,9 @@ def fit(
     trace
         ``.json`` or ``.csv`` file for the trace.
     picture
-        PNG or SVG file of the loss and the coefficients by step.
+        PNG or SVG file of the loss and the coefficients by step; of a search, of its front as well.
+    x, y
+        Tasks that the front is drawn over; the first two if not named.
     preference
         Weight of each task in the loss (option ``prefer``); 0 for those that are not named.
     journal
@@ -118,8 +125,8 @@ def fit(
     examples
         Most examples of a task that are fitted on, drawn with ``seed``.
     labels
-        Labelled examples that there are of each task, training and validation together; what the limits
-        say if None.
+        Labelled examples that there are of each task, training and validation together, for all tasks or
+        by task; what the limits say if None.
     batch_size
         Examples of a task per forward pass.
     split
@@ -135,7 +142,9 @@ def fit(
     overwrite
         Replace an existing output.
     limits
-        Most examples of each split; the plan's defaults if None.
+        Most examples of each split, for all tasks or by task; the plan's defaults if None.
+    evaluation
+        How models are run; the plan's defaults if None.
 
     Raises
     ------
@@ -149,7 +158,8 @@ def fit(
     entry = get("fit", method)
     given = entry.validate({**(options or {}), **({"prefer": preference} if preference else {})})
     check_mode(guard)
-    outputs = Outputs(output, trace, picture, overwrite)
+    outputs = Outputs(output, trace, picture, overwrite, x, y)
+    _check_axes(entry, tasks, x, y)
     opened = open_fit(
         tasks,
         base,
@@ -161,6 +171,7 @@ def fit(
         split=split,
         transductive=transductive,
         limits=limits,
+        evaluation=evaluation,
         seed=seed,
         progress=progress,
     )
@@ -199,12 +210,21 @@ def fit(
     return reported(opened, contest, fitted, outputs, write)
 
 
+def _check_axes(entry: Entry, tasks: Sequence[str], x: str | None, y: str | None) -> None:
+    """Refuse axes of a front that will not be, before anything is fitted."""
+    if x is None and y is None:
+        return
+    if "evaluations" not in entry.schema.model_fields:
+        raise PlanError(f"{entry.name} is no search, and has no front to draw", hint="Leave x and y out")
+    axes_of(task_names(tasks), x, y)
+
+
 def save_way(fitted: Fitted, outputs: Outputs) -> None:
     """Write the trace and its picture, if they were asked for."""
     if outputs.trace is not None:
         save_trace(fitted, outputs.trace)
     if outputs.picture is not None:
-        save_trace_picture(fitted, outputs.picture)
+        save_trace_picture(fitted, outputs.picture, x=outputs.x, y=outputs.y)
 
 
 def reported(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from taskloom.errors import PlanError, UnknownName
+from taskloom.errors import PlanError
 from taskloom.evaluation.data import Inputs
 from taskloom.learn.fitted import Fitted
 from taskloom.learn.modules.kit.artefact import FittedModule, open_fitted
@@ -22,14 +22,15 @@ from taskloom.learn.modules.kit.predicting import predictions
 from taskloom.learn.problem import Problem
 from taskloom.merging.api import merge
 from taskloom.progress import Progress, silent
-from taskloom.registry import entries, get
+from taskloom.registry import get
 from taskloom.runs.candidates import read_all
 from taskloom.runs.desk import Sources
 from taskloom.runs.fit import FitReport, fit, reported, save_way
+from taskloom.runs.fit_names import named_fit
 from taskloom.runs.guarding import guard_composition, plain, tell_beside
 from taskloom.runs.judging import Mode, check_mode
 from taskloom.runs.opening import FITTED, Outputs, Split, open_fit
-from taskloom.runs.plan import Limits
+from taskloom.runs.plan import Evaluation, Limits
 from taskloom.runs.seen import Labels, Model, Seen
 from taskloom.store.checkpoint import Checkpoint
 from taskloom.store.open import Source, open_checkpoint
@@ -87,22 +88,13 @@ def fit_by_name(
     UnknownName, PlanError
         There is no such method or module; a merge below a recipe, which makes its own.
     """
-    modules = [entry.name for entry in entries("module")]
-    if method in modules:
-        for searched in ("preference", "journal"):
+    if named_fit(method, merged=merged is not None).family == "module":
+        for searched in ("preference", "journal", "x", "y"):
             if given.pop(searched, None):
                 raise PlanError(
                     f"{method} is no fit of a recipe, and has no {searched}", hint="Leave it out"
                 )
         return fit_on_merge(method, tasks, base, experts, merged=merged, **given).report
-    recipes = [entry.name for entry in entries("fit")]
-    if method not in recipes:
-        raise UnknownName("fitting method or small module", method, [*recipes, *modules])
-    if merged is not None:
-        raise PlanError(
-            f"{method} fits a merge of its own, and sits on none",
-            hint="Leave the merged model out",
-        )
     return fit(method, tasks, base, experts, **given)
 
 
@@ -119,7 +111,7 @@ def fit_on_merge(
     trace: str | Path | None = None,
     picture: str | Path | None = None,
     examples: int = 256,
-    labels: int | None = None,
+    labels: int | Mapping[str, int] | None = None,
     batch_size: int = 16,
     split: Split = "train",
     transductive: bool = False,
@@ -127,7 +119,8 @@ def fit_on_merge(
     tune: Mapping[str, Any] | None = None,
     tuned: bool = True,
     overwrite: bool = False,
-    limits: Limits | None = None,
+    limits: Limits | Mapping[str, Limits] | None = None,
+    evaluation: Evaluation | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> ModuleReport:
@@ -145,7 +138,7 @@ def fit_on_merge(
         Folder for the module; with ``guard="strict"`` for whoever wins.
     tasks, base, experts, options, own, trace, picture, examples, labels, batch_size, split, transductive
         As ``taskloom.fit``.
-    guard, tune, tuned, overwrite, limits, seed
+    guard, tune, tuned, overwrite, limits, evaluation, seed
         Likewise.
 
     Raises
@@ -169,6 +162,7 @@ def fit_on_merge(
         split=split,
         transductive=transductive,
         limits=limits,
+        evaluation=evaluation,
         seed=seed,
         progress=progress,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ from taskloom.evaluation.task import get_task
 from taskloom.models.head import Head, head_names
 from taskloom.progress import Progress
 from taskloom.runs.desk import Sources, by_name_or_order, open_desk
-from taskloom.runs.plan import Limits
+from taskloom.runs.plan import Evaluation, Limits
 from taskloom.runs.seen import Deal, Seen, deal
 from taskloom.runs.trace import check_suffixes
 from taskloom.store.atomic import refuse_existing
@@ -36,12 +36,16 @@ class Outputs:
         ``.json`` or ``.csv`` of every step; ``.png`` or ``.svg`` of the loss.
     overwrite
         Replace an existing model.
+    x, y
+        Tasks that a search's front is drawn over in the picture.
     """
 
     model: str | Path | None = None
     trace: str | Path | None = None
     picture: str | Path | None = None
     overwrite: bool = False
+    x: str | None = None
+    y: str | None = None
 
     def check(self) -> None:
         """Refuse what could not be written, before anything is fitted.
@@ -49,8 +53,12 @@ class Outputs:
         Raises
         ------
         PlanError, OutputError
-            Another suffix than is known; a model that exists.
+            Another suffix than is known; a model that exists; axes without a picture.
         """
+        if (self.x or self.y) and self.picture is None:
+            raise PlanError(
+                "x and y are axes of a picture, and none is asked for", hint="Name a picture too"
+            )
         check_suffixes(self.picture, self.trace)
         if self.model is not None:
             refuse_existing(Path(self.model), overwrite=self.overwrite)
@@ -95,10 +103,11 @@ def open_fit(
     outputs: Outputs,
     taken: Sequence[str] = (),
     examples: int,
-    labels: int | None,
+    labels: int | Mapping[str, int] | None,
     split: Split,
     transductive: bool,
-    limits: Limits | None,
+    limits: Limits | Mapping[str, Limits] | None,
+    evaluation: Evaluation | None = None,
     seed: int,
     progress: Progress,
 ) -> Opened:
@@ -106,7 +115,7 @@ def open_fit(
 
     Parameters
     ----------
-    tasks, base, experts, examples, labels, split, transductive, limits, seed
+    tasks, base, experts, examples, labels, split, transductive, limits, evaluation, seed
         As ``taskloom.fit``.
     outputs
         What is to be written.
@@ -126,7 +135,7 @@ def open_fit(
             "be asked for",
             hint="Give split='test' and transductive=True together, or neither",
         )
-    desk = open_desk(base, seed=seed, progress=progress)
+    desk = open_desk(base, seed=seed, progress=progress, options=evaluation)
     sources, said = by_name_or_order(experts)
     pool = open_pool(desk.reader.encoder.directory, sources, names=said)
     for name in taken:
@@ -134,7 +143,14 @@ def open_fit(
             raise PlanError(
                 f"an expert is called {name!r}, which means another model here", hint="Rename it"
             )
-    loaded = [desk.load(task, limits or Limits(), labels=labels) for task in tasks]
+    loaded = [
+        desk.load(
+            task,
+            (limits.get(task) if isinstance(limits, Mapping) else limits) or Limits(),
+            labels=labels.get(task) if isinstance(labels, Mapping) else labels,
+        )
+        for task in tasks
+    ]
     for data in loaded:
         _check_heads(pool, data)
     unlabelled = (

@@ -1,5 +1,7 @@
 """The plan: one YAML file that says what to reuse for what, checked before anything is read.
 
+``taskloom run`` carries it out; one with the key ``fit``, ``taskloom fit``.
+
 Every name in it (task, method, score, training method) is looked up in a registry; an unknown key is
 an error that offers the nearest right one. Paths in it are relative to the working directory.
 """
@@ -25,6 +27,7 @@ from taskloom.merging import compose
 from taskloom.merging.executor import execute, plan_merge
 from taskloom.merging.program import check_chain
 from taskloom.merging.recipe import Recipe
+from taskloom.runs.fit_names import named_fit
 from taskloom.runs.mixtures import check_rewards
 from taskloom.store.cache import canonical_digest
 from taskloom.store.memory import MemoryCheckpoint
@@ -110,6 +113,31 @@ class FineTune(Strict):
     )
     steps: int | None = Field(
         None, ge=1, description="Of each; five passes, from 30 to 60, if not given."
+    )
+
+
+class PlannedFit(Strict):
+    """What ``taskloom fit`` fits: one method or small module, and what it sees."""
+
+    method: str = Field(description="Registered fitting method or small module.")
+    options: dict[str, Any] = Field({})
+    tasks: list[str] = Field(
+        [],
+        description="Tasks of the pool and targets that it is fitted on; the pool's if none is named.",
+    )
+    merged: str | None = Field(
+        None, description="What a small module sits on; by default a merge made for it."
+    )
+    examples: int = Field(256, ge=1, description="Most examples of a task.")
+    labels: int | None = Field(
+        None,
+        ge=1,
+        description="Labelled examples of each of the pool's tasks, training and validation together; "
+        "else the limits.",
+    )
+    batch_size: int = Field(16, ge=1)
+    transductive: bool = Field(
+        False, description="Whether inputs of the test splits are fitted on, without labels."
     )
 
 
@@ -218,6 +246,22 @@ def _short_tuning(value: Any) -> Any:
     return {"targets": value} if isinstance(value, bool) else value
 
 
+def _short_fit(value: Any) -> Any:
+    """Accept ``adamerging`` and ``{adamerging: {steps: 100}}``."""
+    if isinstance(value, str):
+        return {"method": value}
+    if isinstance(value, Mapping) and "method" not in value:
+        if len(value) != 1:
+            found = ", ".join(map(str, value)) or "nothing"
+            raise ValueError(
+                f"expected one fitting method and its options, found {found}; with more than options "
+                "write {method: ..., options: {...}, ...}"
+            )
+        ((method, inside),) = value.items()
+        return {"method": method, "options": _options_of(method, inside)}
+    return value
+
+
 def short_task(value: Any) -> Any:
     """Return what a task alone stands for; anything else as it is."""
     return {"task": value} if isinstance(value, str) else value
@@ -260,6 +304,11 @@ class Plan(Strict):
     fine_tune: Annotated[FineTune, BeforeValidator(_short_tuning)] = Field(
         FineTune(), description="The rival of what targets reuse; false leaves it out."
     )
+    fit: Annotated[PlannedFit | None, BeforeValidator(_short_fit)] = Field(
+        None,
+        description="What taskloom fit fits, by name or as {name: {option: value}}; a plan that says it "
+        "takes no select and no merge.",
+    )
     evaluation: Evaluation = Evaluation()
     guard: Literal["strict", "warn"] = Field(
         "strict",
@@ -270,7 +319,9 @@ class Plan(Strict):
     @property
     def digest(self) -> str:
         """SHA-256 of the plan's content."""
-        return canonical_digest(self.model_dump(mode="json"))
+        return canonical_digest(
+            self.model_dump(mode="json", exclude={"fit"} if self.fit is None else None)
+        )
 
 
 class _Loader(yaml.SafeLoader):
@@ -288,21 +339,70 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_plan(source: str | Path | Mapping[str, Any]) -> tuple[Plan, str]:
-    """Read a plan from a YAML file, or take it from a mapping; return it with its YAML text.
+    """Read a plan of ``taskloom run`` from a YAML file, or take it from a mapping.
+
+    Returns it with its YAML text.
 
     Raises
     ------
     PlanError
-        The file is missing, not UTF-8 or not YAML; a key, name or value is wrong.
+        The file is missing, not UTF-8 or not YAML; a key, name or value is wrong; a plan with ``fit``.
     """
+    plan, text, where = _read(source)
+    if plan.fit is not None:
+        raise PlanError(
+            f"{where} says what is fitted (fit), which taskloom run does not carry out",
+            hint="Give the plan to 'taskloom fit', or leave fit out",
+        )
+    return plan, text
+
+
+#: keys of a plan that say what only ``taskloom run`` does
+_RUNS_ONLY = ("select", "merge")
+
+
+def load_fit_plan(source: str | Path | Mapping[str, Any]) -> Plan:
+    """Read a plan of ``taskloom fit``, likewise.
+
+    Raises
+    ------
+    PlanError
+        As `load_plan`; a plan without ``fit``, with what only ``taskloom run`` does, or with a target
+        that is not fitted on.
+    """
+    plan, _, where = _read(source)
+    if plan.fit is None:
+        raise PlanError(
+            f"{where} does not say what is fitted",
+            hint="Write fit: {adamerging: {}}, or give the plan to 'taskloom run'",
+        )
+    for key in _RUNS_ONLY:
+        if key in plan.model_fields_set:
+            raise PlanError(
+                f"{where}: {key!r} is for 'taskloom run', and 'taskloom fit' does not use it",
+                hint="Leave it out",
+            )
+    fitted = {get_task(task).name for task in plan.fit.tasks}
+    for target in plan.targets:
+        if get_task(target.task).name not in fitted:
+            raise PlanError(
+                f"{where}: the target {target.task!r} is not fitted on",
+                hint="Name it under tasks of fit, or leave it out",
+            )
+    return plan
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[Plan, str, str]:
+    """Return a plan, its YAML text, and what messages call it."""
     if isinstance(source, Mapping):
-        plan = check_plan(source, "the plan")
+        where = "the plan"
+        plan = check_plan(source, where)
         given = plan.model_dump(mode="json", exclude_unset=True)
-        return plan, yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
+        return plan, yaml.safe_dump(given, sort_keys=False, allow_unicode=True), where
     path = Path(source)
     where = f"plan {str(path)!r}"
     content, text = read_yaml(path, where)
-    return check_plan(content, where), text
+    return check_plan(content, where), text, where
 
 
 def read_yaml(path: Path, where: str) -> tuple[Any, str]:
@@ -351,6 +451,7 @@ def check_plan(content: Mapping[str, Any], where: str) -> Plan:
     _check_training(plan)
     _check_scores(plan, where)
     _check_merges(plan, where)
+    _check_fit(plan, where)
     return plan
 
 
@@ -391,6 +492,25 @@ def _check_scores(plan: Plan, where: str) -> None:
             )
     labels = [item.label for item in plan.select]
     _refuse_twice(labels, f"{where}: the score {{}} is there twice", "List it once")
+
+
+def _tasks(items: Sequence[PoolItem] | Sequence[Target]) -> list[str]:
+    return [item.task for item in items]
+
+
+def _check_fit(plan: Plan, where: str) -> None:
+    if plan.fit is None:
+        return
+    named_fit(plan.fit.method, merged=plan.fit.merged is not None).validate(plan.fit.options)
+    known = [get_task(task).name for task in (*_tasks(plan.pool), *_tasks(plan.targets))]
+    names = [get_task(task).name for task in plan.fit.tasks]
+    _refuse_twice(names, f"{where}: task {{}} is fitted on twice", "Name it once")
+    for name in names:
+        if name not in known:
+            raise PlanError(
+                f"{where}: the task {name!r} of fit is neither in the pool nor a target",
+                hint=f"Take {' or '.join(known)}",
+            )
 
 
 def _check_merges(plan: Plan, where: str) -> None:

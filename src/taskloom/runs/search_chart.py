@@ -1,4 +1,4 @@
-"""The picture of a search: every candidate's loss, the best so far, and the front over two tasks."""
+"""The picture of a search: every candidate's loss, the best so far, and its front over two tasks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from taskloom.learn.fitted import Fitted
+from taskloom.runs.fit_front import FRONT, LOSS, axes_of, tasks_of
 from taskloom.runs.report import theme
 from taskloom.runs.report.style import Spec, axis, config, fixed
 
-_BEST, _LOSS, _FRONT = "best", "loss ", "front"
+_BEST = "best"
 
 
 def is_search(fitted: Fitted) -> bool:
@@ -17,27 +18,38 @@ def is_search(fitted: Fitted) -> bool:
     return bool(fitted.trace) and all(_BEST in step.values for step in fitted.trace)
 
 
-def search_chart(fitted: Fitted) -> Spec:
+def search_chart(fitted: Fitted, *, x: str | None = None, y: str | None = None) -> Spec:
     """Return a vega-lite specification of a search's trace.
 
     Upper panel: loss by evaluation as points, the lowest so far as a line; candidates without a finite
-    loss are not drawn. Lower panel, of two tasks or more: losses on the first two, with those that
-    nothing beats on every task at once as diamonds.
+    loss are not drawn. Lower panel, of two tasks or more: losses on two of them, with those that nothing
+    beats on every task at once as diamonds.
+
+    Parameters
+    ----------
+    x, y
+        Tasks of the lower panel; see `taskloom.runs.fit_front.axes_of`.
+
+    Raises
+    ------
+    PlanError
+        As `taskloom.runs.fit_front.axes_of`.
     """
     rows: list[dict[str, Any]] = [
         {
             "step": step.step,
             "loss": _finite(step.loss),
             "best": _finite(step.values[_BEST]),
-            "kind": "on the front" if step.values.get(_FRONT) else "beaten",
-            **{name: _finite(value) for name, value in step.values.items() if name.startswith(_LOSS)},
+            "kind": "on the front" if step.values.get(FRONT) else "beaten",
+            **{name: _finite(value) for name, value in step.values.items() if name.startswith(LOSS)},
         }
         for step in fitted.trace
     ]
-    tasks = [name for name in fitted.trace[0].values if name.startswith(_LOSS)]
+    tasks = tasks_of(fitted.trace[0])
     panels = [_course(fitted.said.get("objective", "loss"))]
-    if len(tasks) > 1:
-        panels.append(_front(*tasks[:2]))
+    if len(tasks) > 1 or x or y:
+        across, up = axes_of(tasks, x, y)
+        panels.append(_front(f"{LOSS}{across}", f"{LOSS}{up}"))
     apart = {"legend": {"color": "independent", "shape": "independent"}}
     return {**fixed(rows), "vconcat": panels, "resolve": apart, "config": config()}
 

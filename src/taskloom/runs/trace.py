@@ -49,21 +49,23 @@ def save_trace(fitted: Fitted, path: str | Path) -> Path:
     return target
 
 
-def trace_chart(fitted: Fitted) -> Spec:
+def trace_chart(fitted: Fitted, *, x: str | None = None, y: str | None = None) -> Spec:
     """Return a vega-lite specification: the loss by step, and below it what else was measured.
 
     The lower panel has the mean coefficient of every expert, where the trace tells them. A search is
-    drawn as `taskloom.runs.search_chart.search_chart` says.
+    drawn as `taskloom.runs.search_chart.search_chart` says, its front over the tasks ``x`` and ``y``.
 
     Raises
     ------
     PlanError
-        The trace is empty.
+        The trace is empty; axes of what is no search, or that are no two tasks of it.
     """
     if not fitted.trace:
         raise PlanError("there is no step to draw", hint="Take one step or more")
     if is_search(fitted):
-        return search_chart(fitted)
+        return search_chart(fitted, x=x, y=y)
+    if x or y:
+        raise PlanError("what is no search has no front to draw", hint="Leave x and y out")
     loss = [{"step": s.step, "value": s.loss, "of": "loss", "panel": "loss"} for s in fitted.trace]
     means = [
         {"step": s.step, "value": v, "of": name.removeprefix(_MEAN), "panel": "mean"}
@@ -106,7 +108,14 @@ def _panel(panel: str, title: str, height: int, *, legend: bool) -> Spec:
     }
 
 
-def save_trace_picture(fitted: Fitted, path: str | Path, *, palette: Palette = "light") -> Path:
+def save_trace_picture(
+    fitted: Fitted,
+    path: str | Path,
+    *,
+    palette: Palette = "light",
+    x: str | None = None,
+    y: str | None = None,
+) -> Path:
     """Draw `trace_chart` into a PNG or SVG file, by the suffix of its name.
 
     Raises
@@ -114,7 +123,7 @@ def save_trace_picture(fitted: Fitted, path: str | Path, *, palette: Palette = "
     MissingExtra
         vl-convert-python is not installed.
     PlanError, OutputError
-        An empty trace, another suffix, a file that cannot be written.
+        As `trace_chart`; another suffix; a file that cannot be written.
     """
     target = check_picture(path)
-    return save_chart(trace_chart(fitted), target, palette=palette)
+    return save_chart(trace_chart(fitted, x=x, y=y), target, palette=palette)
