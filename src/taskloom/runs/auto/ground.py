@@ -44,7 +44,8 @@ class Ground:
         Train and validation together; without labels all labels are 0, so that nothing can use them.
     regime
         ``"held out"``: members are fitted on ``fit`` and chosen by ``search``. ``"cross-validation"``:
-        few labels, so both are the same rows, and what is judged is what was left out of a fold.
+        few labels, or too few of them for validation to choose by one half and check by the other, so
+        both are the same rows, and what is judged is what was left out of a fold.
         ``"unlabeled"``: as held out, by what predictions say of inputs, under a head that was given.
     fit, search
         Rows, in an order of which every beginning has about the shares of the classes.
@@ -138,7 +139,7 @@ def lay(data: TaskData, *, seed: int, head: Head | None = None) -> Ground:
         _check_head(head, data)
         together = Examples(together.inputs, np.zeros(len(together), dtype=np.int64))
     labels = together.labels
-    if head is None and few_shot([data]):
+    if head is None and (few_shot([data]) or len(validation) < 2 * LEAST_JUDGED):
         every = np.arange(len(together))
         search, check = halved(labels, every, seed)
         _check_room(data, search, check, least=2 * len(np.unique(labels)))
