@@ -652,8 +652,13 @@ def page(found: Mapping[str, Any]) -> str:
     by = {(p["target"], p["method"], p["count"]): p for p in known}
     listed = "\n".join(f"- **{name}**: {what}." for name, what in METHODS.values())
     tables = "\n".join(section(target, by, found) for target in TARGETS)
+    most = max((point["draws"] for point in known), default=len(DRAWS))
     missing = len(TARGETS) * len(COUNTS) * len(METHODS) * len(DRAWS) - len(rows)
+    whole = {point["draws"] for point in known} == {most} and len(known) * most == len(rows)
+    full = len(known) == len(TARGETS) * len(COUNTS) * len(METHODS)
     state = f" {missing} of the rows are not measured yet." if missing else ""
+    if missing and whole and full:
+        state = f" Of {len(DRAWS)} draws {most} are measured."
     tests = " and ".join(
         f"{each['n']} ({name}, {each['classes']} classes)" for name, each in found["targets"].items()
     )
@@ -661,7 +666,7 @@ def page(found: Mapping[str, Any]) -> str:
     measured = f" Test examples: {tests}." if tests else ""
     what = "Accuracy by labels of each class, and each method's lead over the fine-tune"
     drawn = f"![{what}](img/{PICTURE.name})\n\n" if rows else ""
-    few = f"{len(DRAWS)} draws are few, and the intervals do not know how few"
+    few = f"{most} draw{'s are' if most > 1 else ' is'} few, and the intervals do not know how few"
     return f"""# A few labels
 
 <!-- written by: python benchmarks/few_shot.py page -->
@@ -691,6 +696,7 @@ def section(
 ) -> str:
     """Return what is known of one target."""
     head = "| accuracy, % |" + "".join(f" {count} |" for count in COUNTS) + " seconds |"
+    most = max((point["draws"] for point in by.values()), default=len(DRAWS))
     lines = [
         f"## {TARGETS[target]}",
         "",
@@ -700,7 +706,7 @@ def section(
         "|---|" + "---|" * (len(COUNTS) + 1),
     ]
     for method, (name, _) in METHODS.items():
-        cells = [cell(by.get((target, method, count))) for count in COUNTS]
+        cells = [cell(by.get((target, method, count)), most) for count in COUNTS]
         spent = [r["seconds"] for r in found["rows"] if (r["target"], r["method"]) == (target, method)]
         took = f"{np.median(spent):.0f}" if spent else ""
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {took} |")
@@ -713,10 +719,11 @@ def section(
     return "\n".join(lines) + "\n"
 
 
-def cell(point: Mapping[str, Any] | None) -> str:
+def cell(point: Mapping[str, Any] | None, most: int) -> str:
+    """Write a point; in how many draws only if other points were measured in more."""
     if point is None:
         return "not measured yet"
-    few = "" if point["draws"] == len(DRAWS) else f", {point['draws']} of {len(DRAWS)} draws"
+    few = "" if point["draws"] == most else f", {point['draws']} of {len(DRAWS)} draws"
     return f"{100 * point['value']:.1f} ({100 * point['low']:.1f} to {100 * point['high']:.1f}{few})"
 
 

@@ -99,9 +99,25 @@ def test_what_is_not_measured_is_said(curve):
     page = curve.page(found)
     total = len(curve.TARGETS) * len(curve.COUNTS) * len(curve.METHODS) * len(curve.DRAWS)
     assert f"{total - 1} of the rows are not measured yet" in page
-    assert "1 of 3 draws" in page
+    assert "1 draw is few" in page
+    rows += rows_of(curve, lambda method, draw: 0.5, draws=(0, 1), methods=["ties"])
+    mixed = curve.page({**found, "rows": rows})
+    assert mixed.count("1 of 3 draws") == 1
+    assert "2 draws are few" in mixed
     assert "No number of labels has been measured with every method yet." in page
     assert page.count("Not measured yet.") == 1
+
+
+def test_two_draws_of_everything_are_said_once(curve):
+    rows = [
+        row
+        for target in curve.TARGETS
+        for count in curve.COUNTS
+        for row in rows_of(curve, lambda *_: 0.5, draws=(0, 1), target=target, count=count)
+    ]
+    page = curve.page({**curve.read(Path("nowhere.json")), "rows": rows})
+    assert "Of 3 draws 2 are measured." in page
+    assert "of 3 draws)" not in page
 
 
 def test_the_sentence_names_who_leads(curve):
