@@ -54,7 +54,7 @@ def fit_module(name: str, on: Problem, merged: Source | None = None, **options: 
     DataError
         A task without inputs, or without the labels that the module needs.
     ModuleStopped
-        A loss that is not finite: step and task are named, and the last good module is kept.
+        A loss or gradient that is not finite: step and task are named, and the last good module is kept.
     IntegrityError
         The state of an unfinished fit (`Problem.unfinished`) is damaged.
     """
