@@ -312,6 +312,9 @@ def page(found: dict[str, Any]) -> str:
             )
     seeds = sorted({place.split(", ")[2] for place in settings})
     limits = found["limits"]
+    missing = (
+        "" if any(" all labels," in place for place in settings) else " All labels: not measured yet."
+    )
     return f"""# Regret of auto
 
 <!-- written by: python benchmarks/auto_regret.py --page -->
@@ -344,7 +347,7 @@ other halves and folds than those made for hindsight.
 
 Intervals are of 95 % over the test examples. Measured by `python benchmarks/auto_regret.py` with one
 thread (`OMP_NUM_THREADS=1`) on {found["machine"]}; minutes are those of that
-machine. Scores of all members are in `benchmarks/results/auto_regret.json`.
+machine. Scores of all members are in `benchmarks/results/auto_regret.json`.{missing}
 """
 
 

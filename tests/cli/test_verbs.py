@@ -207,8 +207,12 @@ RESULT = Thing(
 @pytest.mark.parametrize(
     ("verb", "words", "expected"),
     [
-        ("run", ["plan.yaml", "-o", "r"], ((Path("plan.yaml"),), {"output": Path("r")})),
-        ("run", ["plan.yaml"], ((Path("plan.yaml"),), {"output": None})),
+        ("run", ["plan.yaml", "-o", "r"], ((Path("plan.yaml"),), {"output": Path("r"), "guard": None})),
+        (
+            "run",
+            ["plan.yaml", "--guard", "warn"],
+            ((Path("plan.yaml"),), {"output": None, "guard": "warn"}),
+        ),
         ("demo", ["--small"], ((), {"small": True, "output": None})),
         ("demo", ["-o", "r"], ((), {"small": False, "output": Path("r")})),
     ],

@@ -76,6 +76,9 @@ def test_the_page_tells_every_pick(regret):
         "| trec6 | 90.0 (80.0 to 100.0, n = 90) | 18.0 |" in page
     )
     assert page.count("\n| `") == 4
+    assert "All labels: not measured yet." in page
+    whole = {**FOUND["auto"], "news, all labels, seed 0, 20 minutes": took("base", 0.5)}
+    assert "not measured" not in regret.page({**FOUND, "auto": whole})
 
 
 def test_the_page_is_that_of_the_results(regret):

@@ -100,8 +100,8 @@ def learned_page(ledger: Ledger) -> str:
     if len({row.seed for row in ledger.rows}) == 1:
         text += "One seed was measured: an interval is over tasks only, and does not know how much "
         text += "another training would change. "
-    text += "Experts were trained anew on the machine that is named at the end, so that numbers of "
-    text += "merging methods differ a little from those of their own page.\n\n"
+    text += "Where the machine that is named at the end is another than that of the other page, its "
+    text += "experts were trained anew, and numbers of merging methods differ a little.\n\n"
     text += "![Normalised accuracy of every composition with its interval](img/learned.svg)\n\n"
     text += _verdicts(ledger, learned_claims())
     text += "".join(_scope(ledger, scope) for scope in ledger.scopes)
