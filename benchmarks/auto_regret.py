@@ -336,6 +336,8 @@ scores is partly luck, so that its distance is more than what a perfect choice c
 |---|---|---|---|
 {chr(10).join(rules)}
 
+{verdict(rows)}
+
 n counts targets by labels ({", ".join(seeds)}); with so few of them the means have no interval. "Base",
 "average" and "fine-tune" (of the base) always hand over that member, "expert ranked first" the one that
 the scores of `taskloom select` put first. A regret below zero is possible: members that auto makes see
@@ -349,6 +351,20 @@ Intervals are of 95 % over the test examples. Measured by `python benchmarks/aut
 thread (`OMP_NUM_THREADS=1`) on {found["machine"]}; minutes are those of that
 machine. Scores of all members are in `benchmarks/results/auto_regret.json`.{missing}
 """
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    """Say in words whether auto was worth its minutes, of the longest budget."""
+    means = {rule: mean for rule, (mean, _, _) in spread(rows).items()}
+    own = max((rule for rule in means if rule.startswith("auto")), key=lambda r: float(r.split()[1]))
+    better = [rule for rule, mean in means.items() if not rule.startswith("auto") and mean < means[own]]
+    if not better:
+        return f"**No fixed rule did as well as {own}.**"
+    text = f"**{own[0].upper()}{own[1:]}, did worse here than always {', '.join(better)}.** Of 64 labels"
+    text = text.replace("always expert", "always the expert").replace(", expert", ", the expert")
+    return f"""{text}
+32 choose and 32 check, and one example of 32 is three points: who wins the check is largely luck, and where
+nobody wins by more than a standard error the base stays."""
 
 
 def measured(found: dict[str, Any]) -> list[str]:

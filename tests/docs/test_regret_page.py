@@ -76,6 +76,8 @@ def test_the_page_tells_every_pick(regret):
         "| trec6 | 90.0 (80.0 to 100.0, n = 90) | 18.0 |" in page
     )
     assert page.count("\n| `") == 4
+    assert "**Auto, 20 minutes, did worse here than" not in page
+    assert "**No fixed rule did as well as auto, 20 minutes.**" in page
     assert "All labels: not measured yet." in page
     whole = {**FOUND["auto"], "news, all labels, seed 0, 20 minutes": took("base", 0.5)}
     assert "not measured" not in regret.page({**FOUND, "auto": whole})
@@ -86,3 +88,9 @@ def test_the_page_is_that_of_the_results(regret):
     page = regret.PAGE.read_text(encoding="utf-8")
     assert page == regret.page(found), "run: python benchmarks/auto_regret.py --page"
     assert regret.PICTURE.is_file()
+
+
+def test_a_page_says_so_where_a_fixed_rule_did_better(regret):
+    worse = {key: took("base", 0.5) for key in FOUND["auto"]}
+    page = regret.page({**FOUND, "auto": worse})
+    assert "Auto, 20 minutes, did worse here than always average, fine-tune, the expert ranked" in page
