@@ -363,8 +363,8 @@ def verdict(rows: list[dict[str, Any]]) -> str:
     text = f"**{own[0].upper()}{own[1:]}, did worse here than always {', '.join(better)}.** Of 64 labels"
     text = text.replace("always expert", "always the expert").replace(", expert", ", the expert")
     return f"""{text}
-32 choose and 32 check, and one example of 32 is three points: who wins the check is largely luck, and where
-nobody wins by more than a standard error the base stays."""
+32 choose and 32 check, and one example of 32 is three points: who wins the check is largely luck, and
+where nobody wins by more than a standard error the base stays."""
 
 
 def measured(found: dict[str, Any]) -> list[str]:
