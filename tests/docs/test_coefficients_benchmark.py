@@ -1,13 +1,13 @@
 """benchmarks/coefficients.py: every sentence of its page is made of what was measured."""
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "coefficients.py"
+from benchmark_scripts import load_benchmark
+
 SIZE = 1_000_000
 MODEL = 4 * SIZE
 STEPS = 5
@@ -15,12 +15,7 @@ STEPS = 5
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("coefficients_benchmark", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    return load_benchmark("coefficients")
 
 
 def measured(bench, *, models=(2.0, 2.5), last=0.0):
@@ -80,5 +75,5 @@ def test_a_single_step_is_refused(bench, monkeypatch, capsys):
     assert "--steps is 1, and the first step is not timed: give 2 or more" in capsys.readouterr().err
 
 
-def test_twenty_steps_by_default():
-    assert 'add_argument("--steps", type=int, default=20' in FILE.read_text()
+def test_twenty_steps_by_default(bench):
+    assert 'add_argument("--steps", type=int, default=20' in Path(bench.__file__).read_text()

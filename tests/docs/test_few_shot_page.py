@@ -1,13 +1,12 @@
 """The few-shot curve: how labels are dealt, what intervals are, and a page of what is measured."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmark_scripts import load_benchmark
 from taskloom.errors import IntegrityError
 
 ROOT = Path(__file__).parents[2]
@@ -15,11 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def curve():
-    spec = importlib.util.spec_from_file_location("few_shot", ROOT / "benchmarks" / "few_shot.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["few_shot"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("few_shot")
 
 
 def rows_of(curve, value, *, draws=(0, 1, 2), methods=None, n=40, target="tweets_apple", count=4):

@@ -1,22 +1,15 @@
 """Regret of auto: what it counts, and a page of what is measured."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from benchmark_scripts import load_benchmark
 
 
 @pytest.fixture(scope="module")
 def regret():
-    spec = importlib.util.spec_from_file_location("auto_regret", ROOT / "benchmarks" / "auto_regret.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["auto_regret"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("auto_regret")
 
 
 def member(name, kind, test):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
+from benchmark_scripts import load_benchmark
 from taskloom.models.build import init_encoder
 
-ROOT = Path(__file__).parents[3]
 SPEC = {"kind": "vit", "hidden": 16, "layers": 1, "heads": 2, "intermediate": 16}
 TASKS = ["digits_parity", "digits_mod3"]
 
@@ -25,10 +22,7 @@ def base(tmp_path_factory):
 @pytest.fixture
 def bench(base, cache, monkeypatch):
     """The benchmark, with one loop on small data in place of its four."""
-    spec = importlib.util.spec_from_file_location("loops", ROOT / "benchmarks" / "loops.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "loops", module)
-    spec.loader.exec_module(module)
+    module = load_benchmark("loops")
     monkeypatch.setattr("taskloom.learn.head.GRID", (0.1,))
     monkeypatch.setattr(module, "base_directory", lambda plan, progress: base)
     monkeypatch.setattr(module, "LIMITS", {"train": 48, "validation": 32, "test": 48})
@@ -137,9 +131,7 @@ def test_what_it_runs_is_known():
     from taskloom.evaluation.task import get_task
     from taskloom.registry import get
 
-    spec = importlib.util.spec_from_file_location("loops_as_is", ROOT / "benchmarks" / "loops.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_benchmark("loops")
     for _, method, tasks, options in module.RUNS.values():
         get("loop", method).validate(options)
         assert [get_task(task).name for task in tasks] == tasks
