@@ -336,7 +336,9 @@ scores is partly luck, so that its distance is more than what a perfect choice c
 |---|---|---|---|
 {chr(10).join(rules)}
 
-{verdict(rows)}
+{verdict(rows)} Of 64
+labels 32 choose and 32 check, and one example of 32 is three points: who wins the check is largely luck,
+and where nobody wins by more than a standard error the base stays.
 
 n counts targets by labels ({", ".join(seeds)}); with so few of them the means have no interval. "Base",
 "average" and "fine-tune" (of the base) always hand over that member, "expert ranked first" the one that
@@ -360,11 +362,8 @@ def verdict(rows: list[dict[str, Any]]) -> str:
     better = [rule for rule, mean in means.items() if not rule.startswith("auto") and mean < means[own]]
     if not better:
         return f"**No fixed rule did as well as {own}.**"
-    text = f"**{own[0].upper()}{own[1:]}, did worse here than always {', '.join(better)}.** Of 64 labels"
-    text = text.replace("always expert", "always the expert").replace(", expert", ", the expert")
-    return f"""{text}
-32 choose and 32 check, and one example of 32 is three points: who wins the check is largely luck, and
-where nobody wins by more than a standard error the base stays."""
+    named = ["the expert ranked first" if rule.startswith("expert") else rule for rule in better]
+    return f"**{own.capitalize()}, did worse here than always {', '.join(named)}.**"
 
 
 def measured(found: dict[str, Any]) -> list[str]:

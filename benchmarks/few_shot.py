@@ -654,10 +654,9 @@ def page(found: Mapping[str, Any]) -> str:
     tables = "\n".join(section(target, by, found) for target in TARGETS)
     most = max((point["draws"] for point in known), default=len(DRAWS))
     missing = len(TARGETS) * len(COUNTS) * len(METHODS) * len(DRAWS) - len(rows)
-    whole = {point["draws"] for point in known} == {most} and len(known) * most == len(rows)
-    full = len(known) == len(TARGETS) * len(COUNTS) * len(METHODS)
+    even = len(rows) == most * len(TARGETS) * len(COUNTS) * len(METHODS)
     state = f" {missing} of the rows are not measured yet." if missing else ""
-    if missing and whole and full:
+    if missing and even:
         state = f" Of {len(DRAWS)} draws {most} are measured."
     tests = " and ".join(
         f"{each['n']} ({name}, {each['classes']} classes)" for name, each in found["targets"].items()
