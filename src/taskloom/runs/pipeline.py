@@ -36,6 +36,7 @@ from taskloom.runs.candidates import (
     singles,
 )
 from taskloom.runs.features import Array, Reader, Split
+from taskloom.runs.guarding import AVERAGE
 from taskloom.runs.handover import hand_over
 from taskloom.runs.heads import head_for
 from taskloom.runs.judging import Judged, Mode, check_mode, table_of, with_leads
@@ -54,7 +55,6 @@ from taskloom.store.open import open_checkpoint
 from taskloom.store.pool import Expert, Pool
 
 #: said of the pool's verdict: a rival that there is not
-AVERAGE = "average"
 LEFT_OUT = (
     "one fine-tune of the base on all tasks of the pool was not tried: the experts are its fine-tunes, "
     "each on one task"
