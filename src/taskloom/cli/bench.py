@@ -63,7 +63,8 @@ LEARNED_PAGE, LEARNED_PICTURE = PAGE.with_name("learned.md"), PICTURE.with_name(
     "--output",
     "output_path",
     type=click.Path(path_type=Path),
-    help=f"The results file; rows that are there are not measured again. Else {RESULTS}, {LEARNED} or {SOUPS}.",
+    help="The results file; rows that are there are not measured again. "
+    f"Else {RESULTS}, {LEARNED} or {SOUPS}.",
 )
 @click.option(
     "--workers",
